@@ -1,0 +1,248 @@
+//! The plugin's side of the boundary: the functions of the table, around the author's traits.
+
+use super::guard::guard;
+use super::wire::{decode, encode, reply};
+use super::{Callback, CancelCallback, HostTable, ModelHandle, PluginRoot, PluginRootRef, Reply, RowCallback};
+use crate::{
+    Backend, CancelToken, Error, Event, GenerateRequest, HostServices, LoadRequest, LogLevel, Model, Progress,
+    ProgressUpdate, QuantizeJob, Quantizer, Recipe, Result, Sampling, TokenSink, options,
+};
+use abi_stable::prefix_type::PrefixTypeTrait;
+use abi_stable::std_types::{RResult, RSlice, RStr, RVec};
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// This library's backend: every shared library has its own copy of this crate, and so of this static.
+static BACKEND: OnceLock<Box<dyn Backend>> = OnceLock::new();
+
+/// The table of a plugin whose `init` is `init`.
+pub fn root(init: extern "C" fn(HostTable) -> Reply) -> PluginRootRef {
+    PluginRoot {
+        init,
+        is_available,
+        capabilities,
+        load_model,
+        recipes,
+        quantize,
+        model_info,
+        model_generate,
+        model_tokenize,
+        model_detokenize,
+        model_logits,
+        model_memory_usage,
+        model_drop,
+    }
+    .leak_into_prefix()
+}
+
+/// Makes the backend with `construct`, once.
+pub fn init(host: HostTable, construct: fn() -> Box<dyn Backend>) -> Reply {
+    reply(guard(|| {
+        let cache_dir = host.cache_dir.as_str();
+        let table = Shared(host);
+        let log = move |level: LogLevel, target: &str, message: &str| {
+            let HostTable { data, log, .. } = table.get();
+            log(data, level as u8, RStr::from(target), RStr::from(message));
+        };
+        crate::host_services::install(HostServices::new(log, cache_dir, host.thread_budget));
+        BACKEND.get_or_init(construct);
+        Ok(())
+    }))
+}
+
+/// A table of the host's that is valid on every thread, as its documentation promises.
+#[derive(Clone, Copy)]
+struct Shared<T>(T);
+
+// SAFETY: the wrapped tables hold functions that the contract makes callable from any thread.
+unsafe impl<T> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Shared<T> {}
+
+impl<T: Copy> Shared<T> {
+    /// A method, so that closures capture the whole wrapper and not its field alone.
+    fn get(&self) -> T {
+        self.0
+    }
+}
+
+fn backend() -> Result<&'static dyn Backend> {
+    BACKEND.get().map(AsRef::as_ref).ok_or_else(|| Error::other("the plugin was not initialised"))
+}
+
+fn quantizer() -> Result<&'static dyn Quantizer> {
+    backend()?.quantizer().ok_or_else(|| Error::unsupported("this backend has no quantizer"))
+}
+
+/// Runs `work` with a token that asks the host while the call lasts and keeps its last answer afterwards.
+fn with_cancel<T>(cancel: CancelCallback, work: impl FnOnce(&CancelToken) -> T) -> T {
+    struct Live {
+        host: Option<Shared<CancelCallback>>,
+        cancelled: bool,
+    }
+    /// Cuts the token off even when `work` panics.
+    struct CutOff(Arc<Mutex<Live>>);
+    impl Drop for CutOff {
+        fn drop(&mut self) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).host = None;
+        }
+    }
+    let live = Arc::new(Mutex::new(Live { host: Some(Shared(cancel)), cancelled: false }));
+    let _cut_off = CutOff(Arc::clone(&live));
+    let token = CancelToken::new(move || {
+        let mut live = live.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(host), false) = (live.host, live.cancelled) {
+            live.cancelled = (host.get().call)(host.get().data);
+        }
+        live.cancelled
+    });
+    work(&token)
+}
+
+fn with_progress<T>(progress: Callback, work: impl FnOnce(&Progress<'_>) -> T) -> T {
+    let progress = Shared(progress);
+    let report = move |update: &ProgressUpdate| {
+        let Callback { data, call } = progress.get();
+        call(data, RSlice::from(encode(update).as_slice()));
+    };
+    work(&Progress::new(&report))
+}
+
+extern "C" fn is_available() -> Reply {
+    reply(guard(|| Ok(backend()?.is_available())))
+}
+
+extern "C" fn capabilities() -> Reply {
+    reply(guard(|| Ok(backend()?.capabilities())))
+}
+
+extern "C" fn load_model(
+    request: RSlice<'_, u8>,
+    progress: Callback,
+    cancel: CancelCallback,
+) -> RResult<ModelHandle, RVec<u8>> {
+    let loaded = guard(|| {
+        let request: LoadRequest = decode(&request, "the load request")?;
+        let backend = backend()?;
+        options::check(&backend.capabilities().options, &request.options)?;
+        with_cancel(cancel, |cancel| {
+            with_progress(progress, |progress| backend.load_model(&request, progress, cancel))
+        })
+    });
+    match loaded {
+        // Boxed twice, because a trait object's pointer is two words and the handle is one.
+        Ok(model) => RResult::ROk(ModelHandle(Box::into_raw(Box::new(model)).cast_const().cast())),
+        Err(error) => RResult::RErr(encode(&error).into()),
+    }
+}
+
+extern "C" fn recipes() -> Reply {
+    reply(guard(|| Ok(backend()?.quantizer().map(Quantizer::recipes).unwrap_or_default())))
+}
+
+extern "C" fn quantize(job: RSlice<'_, u8>, progress: Callback, cancel: CancelCallback) -> Reply {
+    reply(guard(|| {
+        let job: QuantizeJob = decode(&job, "the quantize job")?;
+        let quantizer = quantizer()?;
+        let known: Vec<Recipe> = quantizer.recipes();
+        if !known.iter().any(|recipe| recipe.name.eq_ignore_ascii_case(&job.recipe)) {
+            return Err(Error::unsupported(format!("unknown recipe `{}`", job.recipe)));
+        }
+        with_cancel(cancel, |cancel| with_progress(progress, |progress| quantizer.quantize(&job, progress, cancel)))
+    }))
+}
+
+/// The model behind a handle.
+fn model(handle: &ModelHandle) -> &dyn Model {
+    // SAFETY: the host passes handles that `load_model` made and `model_drop` has not yet taken.
+    unsafe { &**handle.0.cast::<Box<dyn Model>>() }
+}
+
+extern "C" fn model_info(handle: ModelHandle) -> Reply {
+    reply(guard(|| Ok(model(&handle).info())))
+}
+
+extern "C" fn model_generate(
+    handle: ModelHandle,
+    request: RSlice<'_, u8>,
+    events: Callback,
+    cancel: CancelCallback,
+) -> Reply {
+    reply(guard(|| {
+        let request: GenerateRequest = decode(&request, "the generate request")?;
+        check_sampling(&request.sampling, &backend()?.capabilities().sampling)?;
+        let model = model(&handle);
+        let mut on_event = |event: Event| {
+            if (events.call)(events.data, RSlice::from(encode(&event).as_slice())) {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        };
+        with_cancel(cancel, |cancel| {
+            let mut sink = TokenSink::new(&request, &model.info(), cancel.clone(), &mut on_event);
+            let outcome = guard(|| model.generate(&request, &mut sink));
+            sink.finish(outcome)
+        })
+    }))
+}
+
+/// A sampling field that differs from its neutral value must be one that the backend honours.
+fn check_sampling(sampling: &Sampling, honoured: &[String]) -> Result<()> {
+    let neutral = Sampling::default();
+    let set = [
+        ("temperature", sampling.temperature != neutral.temperature),
+        ("top_k", sampling.top_k != neutral.top_k),
+        ("top_p", sampling.top_p != neutral.top_p),
+        ("min_p", sampling.min_p != neutral.min_p),
+        ("repeat_penalty", sampling.repeat_penalty != neutral.repeat_penalty),
+        ("repeat_last_n", sampling.repeat_last_n != neutral.repeat_last_n),
+        ("seed", sampling.seed.is_some()),
+    ];
+    match set.iter().find(|(name, set)| *set && !honoured.iter().any(|h| h == name)) {
+        Some((name, _)) => Err(Error::unsupported(format!("this backend does not honour `{name}`"))),
+        None => Ok(()),
+    }
+}
+
+extern "C" fn model_tokenize(handle: ModelHandle, text: RStr<'_>, add_special: bool, parse_special: bool) -> Reply {
+    reply(guard(|| model(&handle).tokenize(text.as_str(), add_special, parse_special)))
+}
+
+extern "C" fn model_detokenize(handle: ModelHandle, tokens: RSlice<'_, u32>) -> Reply {
+    match guard(|| model(&handle).detokenize(&tokens)) {
+        Ok(bytes) => RResult::ROk(bytes.into()),
+        Err(error) => RResult::RErr(encode(&error).into()),
+    }
+}
+
+extern "C" fn model_logits(
+    handle: ModelHandle,
+    tokens: RSlice<'_, u32>,
+    first_row: usize,
+    rows: RowCallback,
+    cancel: CancelCallback,
+) -> Reply {
+    reply(guard(|| {
+        let mut on_row = |position: usize, logits: &[f32]| {
+            if (rows.call)(rows.data, position, RSlice::from(logits)) {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        };
+        with_cancel(cancel, |cancel| model(&handle).logits(&tokens, first_row, &mut on_row, cancel))
+    }))
+}
+
+extern "C" fn model_memory_usage(handle: ModelHandle) -> Reply {
+    reply(guard(|| Ok(model(&handle).memory_usage())))
+}
+
+extern "C" fn model_drop(handle: ModelHandle) -> Reply {
+    reply(guard(|| {
+        // SAFETY: `load_model` made the box, and the host gives each handle back once.
+        drop(unsafe { Box::from_raw(handle.0.cast_mut().cast::<Box<dyn Model>>()) });
+        Ok(())
+    }))
+}

@@ -1,0 +1,311 @@
+//! One view of `config.json`, whichever version of transformers wrote it.
+
+use pajamas_plugin_api::{Error, Result};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// What a class of models has where its `config.json` says nothing: the defaults of transformers' own classes.
+struct Defaults {
+    model_type: &'static str,
+    context_length: u64,
+    /// Whether the class fills in `head_dim` itself.
+    always_has_head_dim: bool,
+    /// The KV heads of a configuration that does not name any; none takes the attention heads.
+    key_value_heads: Option<u64>,
+}
+
+const DEFAULTS: [Defaults; 3] = [
+    Defaults { model_type: "llama", context_length: 2048, always_has_head_dim: true, key_value_heads: None },
+    Defaults { model_type: "mistral", context_length: 131_072, always_has_head_dim: true, key_value_heads: Some(8) },
+    Defaults { model_type: "qwen2", context_length: 32_768, always_has_head_dim: false, key_value_heads: Some(32) },
+];
+
+/// The base of the rotary embedding where none is given.
+const ROPE_THETA_DEFAULT: f64 = 10_000.0;
+/// The epsilon of RMS normalisation where none is given.
+const RMS_NORM_EPSILON_DEFAULT: f64 = 1e-6;
+
+/// `config.json`, with accessors that know both layouts and the defaults of the model's class.
+#[derive(Debug, Clone)]
+pub struct Config {
+    raw: Value,
+    path: PathBuf,
+}
+
+/// The rotary position embedding.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rope {
+    /// Its base frequency.
+    pub theta: f64,
+    /// How positions beyond the original context are reached.
+    pub scaling: RopeScaling,
+}
+
+/// How a rotary embedding is stretched to longer contexts.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RopeScaling {
+    /// Not at all.
+    None,
+    /// Positions are divided by `factor`.
+    Linear {
+        /// The divisor.
+        factor: f64,
+    },
+    /// YaRN (arXiv 2309.00071).
+    Yarn {
+        /// New context over original context.
+        factor: f64,
+        /// Tokens of context before stretching.
+        original_context_length: u64,
+        /// `extrapolation_factor`.
+        extrapolation_factor: Option<f64>,
+        /// `attention_factor`.
+        attention_factor: Option<f64>,
+        /// `beta_fast`.
+        beta_fast: Option<f64>,
+        /// `beta_slow`.
+        beta_slow: Option<f64>,
+    },
+    /// Llama 3's: low frequencies are divided, high ones kept, those between are blended.
+    Llama3 {
+        /// The divisor of low frequencies.
+        factor: f64,
+        /// Wavelengths longer than the original context over this are low frequencies.
+        low_freq_factor: f64,
+        /// Wavelengths shorter than the original context over this are high frequencies.
+        high_freq_factor: f64,
+        /// Tokens of context before stretching.
+        original_context_length: u64,
+    },
+    /// A kind that this crate does not know, by its name.
+    Other(String),
+}
+
+impl Config {
+    /// Takes the parsed file; `path` is for error messages.
+    pub fn new(raw: Value, path: &Path) -> Result<Self> {
+        if !raw.is_object() {
+            return Err(Error::invalid_model(format!("`{}` is not a JSON object", path.display())));
+        }
+        Ok(Self { raw, path: path.to_owned() })
+    }
+
+    /// The file as it is.
+    pub fn raw(&self) -> &Value {
+        &self.raw
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `architectures[0]`: `Qwen2ForCausalLM`.
+    pub fn architecture(&self) -> Result<&str> {
+        self.raw
+            .pointer("/architectures/0")
+            .and_then(Value::as_str)
+            .ok_or_else(|| Error::invalid_model(format!("`{}` names no `architectures`", self.path.display())))
+    }
+
+    /// `model_type`: `qwen2`; empty if missing.
+    pub fn model_type(&self) -> &str {
+        self.raw.get("model_type").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// What the file says the weights are stored as: `bfloat16`. Some files are wrong: the tensors know better.
+    pub fn dtype(&self) -> Option<&str> {
+        self.present("dtype").or_else(|| self.present("torch_dtype")).and_then(Value::as_str)
+    }
+
+    /// Transformer blocks.
+    pub fn layers(&self) -> Result<u64> {
+        self.required("num_hidden_layers")
+    }
+
+    /// Width of the residual stream.
+    pub fn hidden_size(&self) -> Result<u64> {
+        self.required("hidden_size")
+    }
+
+    /// Width of the feed-forward layer.
+    pub fn intermediate_size(&self) -> Result<u64> {
+        self.required("intermediate_size")
+    }
+
+    /// Query heads.
+    pub fn attention_heads(&self) -> Result<u64> {
+        self.required("num_attention_heads")
+    }
+
+    /// Key and value heads.
+    pub fn key_value_heads(&self) -> Result<u64> {
+        match self.number("num_key_value_heads")? {
+            Some(heads) => Ok(heads),
+            // `null` means one KV head per query head in every class; a missing key means the class's default.
+            None if self.raw.get("num_key_value_heads").is_some() => self.attention_heads(),
+            None => self.defaults().and_then(|defaults| defaults.key_value_heads).map_or_else(|| self.attention_heads(), Ok),
+        }
+    }
+
+    /// Width of a head.
+    pub fn head_dim(&self) -> Result<u64> {
+        match self.number("head_dim")? {
+            Some(size) => Ok(size),
+            None => Ok(self.hidden_size()? / self.attention_heads()?),
+        }
+    }
+
+    /// Whether `head_dim` is set, by the file or by the model's class.
+    pub fn has_head_dim(&self) -> bool {
+        self.present("head_dim").is_some() || self.defaults().is_some_and(|defaults| defaults.always_has_head_dim)
+    }
+
+    /// Tokens of context that the model was trained with.
+    pub fn context_length(&self) -> Result<u64> {
+        match self.number("max_position_embeddings")? {
+            Some(length) => Ok(length),
+            None => match self.defaults() {
+                Some(defaults) => Ok(defaults.context_length),
+                None => self.required("max_position_embeddings"),
+            },
+        }
+    }
+
+    /// Rows of the embedding.
+    pub fn vocabulary_size(&self) -> Result<u64> {
+        self.required("vocab_size")
+    }
+
+    /// Epsilon of RMS normalisation.
+    pub fn rms_norm_epsilon(&self) -> f64 {
+        self.present("rms_norm_eps").and_then(Value::as_f64).unwrap_or(RMS_NORM_EPSILON_DEFAULT)
+    }
+
+    /// Whether the output layer shares the embedding's weights.
+    pub fn tied_embeddings(&self) -> bool {
+        self.flag("tie_word_embeddings")
+    }
+
+    /// A boolean; false if missing.
+    pub fn flag(&self, key: &str) -> bool {
+        self.raw.get(key).and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    /// The rotary embedding, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (4).
+    pub fn rope(&self) -> Result<Rope> {
+        let parameters = self.present("rope_parameters").or_else(|| self.present("rope_scaling"));
+        let get = |key: &str| parameters.and_then(|parameters| parameters.get(key)).filter(|value| !value.is_null());
+        let float = |key: &str| get(key).and_then(Value::as_f64);
+        let theta = float("rope_theta")
+            .or_else(|| self.present("rope_theta").and_then(Value::as_f64))
+            .unwrap_or(ROPE_THETA_DEFAULT);
+        let context = |key: &str| -> Option<u64> {
+            // Some files hold it as 8192.0.
+            let value = get(key).or_else(|| self.present(key))?;
+            value.as_u64().or_else(|| value.as_f64().filter(|tokens| *tokens >= 1.0).map(|tokens| tokens as u64))
+        };
+        let kind = get("rope_type").or_else(|| get("type")).and_then(Value::as_str).unwrap_or("default");
+        let factor = |kind: &str| {
+            float("factor").filter(|factor| factor.is_finite() && *factor > 0.0).ok_or_else(|| {
+                Error::invalid_model(format!(
+                    "`{}` asks for {kind} rope scaling without a positive `factor`",
+                    self.path.display()
+                ))
+            })
+        };
+        let scaling = match kind {
+            "default" => RopeScaling::None,
+            "linear" => RopeScaling::Linear { factor: factor(kind)? },
+            "yarn" => RopeScaling::Yarn {
+                factor: factor(kind)?,
+                original_context_length: match context("original_max_position_embeddings") {
+                    Some(length) => length,
+                    None => self.context_length()?,
+                },
+                extrapolation_factor: float("extrapolation_factor"),
+                attention_factor: float("attention_factor").or_else(|| float("attn_factor")),
+                beta_fast: float("beta_fast"),
+                beta_slow: float("beta_slow"),
+            },
+            "llama3" => RopeScaling::Llama3 {
+                factor: float("factor").unwrap_or(8.0),
+                low_freq_factor: float("low_freq_factor").unwrap_or(1.0),
+                high_freq_factor: float("high_freq_factor").unwrap_or(4.0),
+                original_context_length: context("original_max_position_embeddings").unwrap_or(8192),
+            },
+            other => RopeScaling::Other(other.to_owned()),
+        };
+        Ok(Rope { theta, scaling })
+    }
+
+    fn defaults(&self) -> Option<&'static Defaults> {
+        DEFAULTS.iter().find(|defaults| defaults.model_type == self.model_type())
+    }
+
+    fn present(&self, key: &str) -> Option<&Value> {
+        self.raw.get(key).filter(|value| !value.is_null())
+    }
+
+    /// A positive whole number that fits GGUF's 32 bits, or none if missing.
+    fn number(&self, key: &str) -> Result<Option<u64>> {
+        let Some(value) = self.present(key) else { return Ok(None) };
+        match value.as_u64().filter(|number| (1..=u64::from(u32::MAX)).contains(number)) {
+            Some(number) => Ok(Some(number)),
+            None => Err(Error::invalid_model(format!(
+                "`{}`: `{key}` is {value}, a positive whole number was expected",
+                self.path.display()
+            ))),
+        }
+    }
+
+    fn required(&self, key: &str) -> Result<u64> {
+        self.number(key)?
+            .ok_or_else(|| Error::invalid_model(format!("`{}` has no `{key}`", self.path.display())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn config(raw: Value) -> Config {
+        Config::new(raw, Path::new("config.json")).unwrap()
+    }
+
+    #[test]
+    fn both_layouts_give_the_same_rope() {
+        let four = config(json!({
+            "rope_theta": 500000.0, "rope_scaling": {"type": "linear", "factor": 2.0}
+        }));
+        let five = config(json!({
+            "rope_parameters": {"rope_theta": 500000.0, "rope_type": "linear", "factor": 2.0}
+        }));
+        let expected = Rope { theta: 500_000.0, scaling: RopeScaling::Linear { factor: 2.0 } };
+        assert_eq!(four.rope().unwrap(), expected);
+        assert_eq!(five.rope().unwrap(), expected);
+        assert_eq!(config(json!({"torch_dtype": "float16"})).dtype(), Some("float16"));
+        assert_eq!(config(json!({"dtype": "bfloat16"})).dtype(), Some("bfloat16"));
+    }
+
+    #[test]
+    fn missing_values_take_the_class_defaults() {
+        let llama = config(json!({"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4}));
+        assert_eq!(llama.key_value_heads().unwrap(), 4);
+        assert_eq!(llama.head_dim().unwrap(), 16);
+        assert!(llama.has_head_dim());
+        assert_eq!(llama.context_length().unwrap(), 2048);
+        assert_eq!(llama.rope().unwrap().theta, 10_000.0);
+        assert_eq!(llama.rms_norm_epsilon(), 1e-6);
+        assert!(!config(json!({"model_type": "qwen2"})).has_head_dim());
+    }
+
+    #[test]
+    fn impossible_numbers_are_refused() {
+        for value in [json!(0), json!(-1), json!("four"), json!(1.5), json!(1_u64 << 40)] {
+            let error = config(json!({"num_hidden_layers": value})).layers().unwrap_err();
+            assert!(error.message.contains("num_hidden_layers"), "{error}");
+        }
+    }
+}

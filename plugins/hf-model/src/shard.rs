@@ -1,0 +1,90 @@
+//! Reads the header of one safetensors file and checks it against the file's real size.
+
+use crate::tensor::{Dtype, Tensor, TensorFile};
+use pajamas_plugin_api::{Error, Result};
+use safetensors::tensor::Metadata;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The largest header that is read. The `safetensors` crate allows the same.
+const HEADER_BYTES_MAX: u64 = 100_000_000;
+/// The header's own length comes first, in eight bytes.
+const LENGTH_BYTES: u64 = 8;
+
+/// The tensors of the file `path`, sorted by name as text.
+pub(crate) fn open_shard(path: &Path) -> Result<Vec<Tensor>> {
+    let mut file = File::open(path).map_err(|error| Error::io("opening", path, &error))?;
+    let info = file.metadata().map_err(|error| Error::io("reading", path, &error))?;
+    if !info.is_file() {
+        return Err(Error::invalid_model(format!("`{}` is not a regular file", path.display())));
+    }
+    let (metadata, header_bytes) = read_header(&mut file, path, info.len())?;
+    let data_start = LENGTH_BYTES + header_bytes;
+    let promised = data_start.checked_add(metadata.data_len() as u64).ok_or_else(|| {
+        Error::invalid_model(format!("`{}`: its header promises more bytes than can be counted", path.display()))
+    })?;
+    if promised > info.len() {
+        return Err(truncated(path, promised, info.len()));
+    }
+    if promised < info.len() {
+        return Err(Error::invalid_model(format!(
+            "`{}` has {} bytes after its last tensor: its header promises {promised} bytes, the file has {}",
+            path.display(),
+            info.len() - promised,
+            info.len()
+        ))
+        .with_hint("fetch this file again"));
+    }
+    let file = Arc::new(TensorFile { path: path.to_owned(), file });
+    let mut tensors: Vec<Tensor> = metadata
+        .tensors()
+        .into_iter()
+        .map(|(name, info)| Tensor {
+            name,
+            dtype: Dtype::from_safetensors(info.dtype),
+            shape: info.shape.iter().map(|size| *size as u64).collect(),
+            file: Arc::clone(&file),
+            offset: data_start + info.data_offsets.0 as u64,
+            len: (info.data_offsets.1 - info.data_offsets.0) as u64,
+        })
+        .collect();
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(tensors)
+}
+
+/// Parses the header; the crate's parser checks that tensors are adjacent and as long as their shapes say.
+fn read_header(file: &mut File, path: &Path, file_bytes: u64) -> Result<(Metadata, u64)> {
+    let mut length = [0; LENGTH_BYTES as usize];
+    if file_bytes < LENGTH_BYTES {
+        return Err(truncated(path, LENGTH_BYTES, file_bytes));
+    }
+    file.read_exact(&mut length).map_err(|error| Error::io("reading", path, &error))?;
+    let header_bytes = u64::from_le_bytes(length);
+    if header_bytes > HEADER_BYTES_MAX {
+        return Err(Error::invalid_model(format!(
+            "`{}` is not a safetensors file: its header would have {header_bytes} bytes, at most {HEADER_BYTES_MAX} are allowed",
+            path.display()
+        ))
+        .with_hint("a file of this name that holds a Git LFS pointer or a web page has to be fetched again"));
+    }
+    if LENGTH_BYTES + header_bytes > file_bytes {
+        return Err(truncated(path, LENGTH_BYTES + header_bytes, file_bytes));
+    }
+    let mut header = vec![0; header_bytes as usize];
+    file.read_exact(&mut header).map_err(|error| Error::io("reading", path, &error))?;
+    let metadata = serde_json::from_slice(&header).map_err(|error| {
+        Error::invalid_model(format!("the safetensors header of `{}` is damaged: {error}", path.display()))
+            .with_hint("fetch this file again")
+    })?;
+    Ok((metadata, header_bytes))
+}
+
+fn truncated(path: &Path, promised: u64, actual: u64) -> Error {
+    Error::invalid_model(format!(
+        "`{}` is truncated: its header promises {promised} bytes, the file has {actual}",
+        path.display()
+    ))
+    .with_hint("the download was cut short; fetch this file again")
+}

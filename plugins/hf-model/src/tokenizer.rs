@@ -1,0 +1,260 @@
+//! The tokenizer's files: `tokenizer.json`, `tokenizer_config.json`, chat templates.
+
+use crate::json::{read_json_if_present, read_text_if_present};
+use pajamas_plugin_api::{Error, Result};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What the tokenizer's files say, with both layouts of each made one.
+#[derive(Debug, Clone)]
+pub struct TokenizerFiles {
+    path: PathBuf,
+    tokenizer: Value,
+    tokenizer_config: Value,
+    vocabulary: BTreeMap<u32, String>,
+    merges: Vec<(String, String)>,
+    added_tokens: Vec<AddedToken>,
+    chat_templates: Vec<ChatTemplate>,
+}
+
+/// A token that is matched before the text is split.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddedToken {
+    /// Its id.
+    pub id: u32,
+    /// Its text.
+    pub content: String,
+    /// Whether it is a control token, left out when text is decoded.
+    pub special: bool,
+    /// Whether it is matched in normalised text.
+    pub normalized: bool,
+}
+
+/// A chat template and its name; the one that is used by default is named `default`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChatTemplate {
+    /// `default`, `tool_use`, …
+    pub name: String,
+    /// Jinja.
+    pub template: String,
+}
+
+impl TokenizerFiles {
+    /// Reads the files in the model folder `dir`.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let path = dir.join("tokenizer.json");
+        let Some(tokenizer) = read_json_if_present(&path)? else {
+            let sentencepiece = dir.join("tokenizer.model").is_file();
+            let error = if sentencepiece {
+                Error::unsupported(format!(
+                    "`{}` has a SentencePiece tokenizer.model but no tokenizer.json",
+                    dir.display()
+                ))
+            } else {
+                Error::invalid_model(format!("`{}` has no tokenizer.json", dir.display()))
+            };
+            return Err(error.with_hint("fetch tokenizer.json, or let transformers write it with save_pretrained"));
+        };
+        let tokenizer_config =
+            read_json_if_present(&dir.join("tokenizer_config.json"))?.unwrap_or_else(|| Value::Object(Default::default()));
+        let special_tokens_map = read_json_if_present(&dir.join("special_tokens_map.json"))?;
+        let malformed = |what: &str| Error::invalid_model(format!("`{}` has no usable {what}", path.display()));
+
+        let vocabulary = vocabulary(&tokenizer).ok_or_else(|| malformed("`model.vocab`"))?;
+        let merges = merges(&tokenizer).ok_or_else(|| malformed("`model.merges`"))?;
+        let added_tokens = added_tokens(&tokenizer, &tokenizer_config).ok_or_else(|| malformed("`added_tokens`"))?;
+        let chat_templates = chat_templates(dir, &tokenizer_config)?;
+        let tokenizer_config = with_special_tokens(tokenizer_config, special_tokens_map);
+        Ok(Self { path, tokenizer, tokenizer_config, vocabulary, merges, added_tokens, chat_templates })
+    }
+
+    /// The path of `tokenizer.json`.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `tokenizer.json` as it is.
+    pub fn raw(&self) -> &Value {
+        &self.tokenizer
+    }
+
+    /// `model.type`: `BPE`.
+    pub fn model_type(&self) -> &str {
+        self.tokenizer.pointer("/model/type").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// A boolean of the tokenizer's model, such as `byte_fallback` or `ignore_merges`; false if missing.
+    pub fn model_flag(&self, key: &str) -> bool {
+        self.tokenizer.get("model").and_then(|model| model.get(key)).and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    /// The pre-tokenizer, null if there is none.
+    pub fn pre_tokenizer(&self) -> &Value {
+        self.tokenizer.get("pre_tokenizer").unwrap_or(&Value::Null)
+    }
+
+    /// The normalizer, null if there is none.
+    pub fn normalizer(&self) -> &Value {
+        self.tokenizer.get("normalizer").unwrap_or(&Value::Null)
+    }
+
+    /// The post-processor, null if there is none.
+    pub fn post_processor(&self) -> &Value {
+        self.tokenizer.get("post_processor").unwrap_or(&Value::Null)
+    }
+
+    /// Tokens of the model by id, added tokens not included unless the model holds them too.
+    pub fn vocabulary(&self) -> &BTreeMap<u32, String> {
+        &self.vocabulary
+    }
+
+    /// Merges in order of rank.
+    pub fn merges(&self) -> &[(String, String)] {
+        &self.merges
+    }
+
+    /// Added tokens: those of `tokenizer.json`, then those that only `tokenizer_config.json` knows.
+    pub fn added_tokens(&self) -> &[AddedToken] {
+        &self.added_tokens
+    }
+
+    /// The text of a role's token: `role` is `bos`, `eos`, `pad`, `unk`, `sep`, `cls` or `mask`.
+    pub fn special_token(&self, role: &str) -> Option<&str> {
+        token_text(self.tokenizer_config.get(format!("{role}_token"))?)
+    }
+
+    /// Whether the tokenizer adds a role's token around a text (`add_bos_token`), where its configuration says so.
+    pub fn adds_token(&self, role: &str) -> Option<bool> {
+        self.tokenizer_config.get(format!("add_{role}_token"))?.as_bool()
+    }
+
+    /// A value of `tokenizer_config.json`.
+    pub fn setting(&self, key: &str) -> Option<&Value> {
+        self.tokenizer_config.get(key)
+    }
+
+    /// The id of the added token whose text is `content`.
+    pub fn added_token_id(&self, content: &str) -> Option<u32> {
+        self.added_tokens.iter().find(|token| token.content == content).map(|token| token.id)
+    }
+
+    /// Chat templates in the order of their files.
+    pub fn chat_templates(&self) -> &[ChatTemplate] {
+        &self.chat_templates
+    }
+}
+
+/// A token is written as its text, or as an object that holds it.
+fn token_text(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value.get("content").and_then(Value::as_str))
+}
+
+fn as_id(value: &Value) -> Option<u32> {
+    value.as_u64().and_then(|id| u32::try_from(id).ok())
+}
+
+fn vocabulary(tokenizer: &Value) -> Option<BTreeMap<u32, String>> {
+    let vocabulary = tokenizer.pointer("/model/vocab")?;
+    match vocabulary {
+        Value::Object(map) => map.iter().map(|(text, id)| Some((as_id(id)?, text.clone()))).collect(),
+        // Unigram models list pairs of text and score; the position is the id.
+        Value::Array(list) => list
+            .iter()
+            .zip(0..)
+            .map(|(entry, id)| Some((id, entry.get(0)?.as_str()?.to_owned())))
+            .collect(),
+        _ => None,
+    }
+}
+
+/// Merges are written as `"a b"` or, since a token may hold a space, as `["a", "b"]`.
+fn merges(tokenizer: &Value) -> Option<Vec<(String, String)>> {
+    let Some(merges) = tokenizer.pointer("/model/merges") else { return Some(Vec::new()) };
+    let pair = |merge: &Value| match merge {
+        Value::String(text) => text.split_once(' ').map(|(left, right)| (left.to_owned(), right.to_owned())),
+        Value::Array(parts) => match parts.as_slice() {
+            [left, right] => Some((left.as_str()?.to_owned(), right.as_str()?.to_owned())),
+            _ => None,
+        },
+        _ => None,
+    };
+    merges.as_array()?.iter().map(pair).collect()
+}
+
+fn added_tokens(tokenizer: &Value, tokenizer_config: &Value) -> Option<Vec<AddedToken>> {
+    let token = |id: u32, entry: &Value| -> Option<AddedToken> {
+        let flag = |key: &str| entry.get(key).and_then(Value::as_bool).unwrap_or(false);
+        let content = entry.get("content")?.as_str()?.to_owned();
+        Some(AddedToken { id, content, special: flag("special"), normalized: flag("normalized") })
+    };
+    let mut tokens = Vec::new();
+    if let Some(entries) = tokenizer.get("added_tokens").filter(|value| !value.is_null()) {
+        for entry in entries.as_array()? {
+            tokens.push(token(as_id(entry.get("id")?)?, entry)?);
+        }
+    }
+    if let Some(decoder) = tokenizer_config.get("added_tokens_decoder").and_then(Value::as_object) {
+        let mut more = Vec::new();
+        for (id, entry) in decoder {
+            let id: u32 = id.parse().ok()?;
+            if !tokens.iter().any(|known| known.id == id) {
+                more.push(token(id, entry)?);
+            }
+        }
+        more.sort_by_key(|token| token.id);
+        tokens.extend(more);
+    }
+    Some(tokens)
+}
+
+/// Fills the roles that `tokenizer_config.json` leaves open from the older `special_tokens_map.json`.
+fn with_special_tokens(mut tokenizer_config: Value, special_tokens_map: Option<Value>) -> Value {
+    if let (Some(config), Some(Value::Object(map))) = (tokenizer_config.as_object_mut(), special_tokens_map) {
+        for (role, token) in map {
+            // A role that is set to null is one that the tokenizer goes without.
+            config.entry(role).or_insert(token);
+        }
+    }
+    tokenizer_config
+}
+
+/// Templates from `chat_template.jinja` and its companions, or from `tokenizer_config.json`, which wins.
+fn chat_templates(dir: &Path, tokenizer_config: &Value) -> Result<Vec<ChatTemplate>> {
+    let named = |name: &str, template: &str| ChatTemplate { name: name.to_owned(), template: template.to_owned() };
+    let from_value = |value: &Value| -> Vec<ChatTemplate> {
+        match value {
+            Value::String(template) => vec![named("default", template)],
+            Value::Array(list) => list
+                .iter()
+                .filter_map(|entry| Some(named(entry.get("name")?.as_str()?, entry.get("template")?.as_str()?)))
+                .collect(),
+            _ => Vec::new(),
+        }
+    };
+    let mut templates = tokenizer_config.get("chat_template").map(from_value).unwrap_or_default();
+    if templates.is_empty()
+        && let Some(template) = read_text_if_present(&dir.join("chat_template.jinja"))?
+    {
+        templates.push(named("default", &template));
+        let mut others: Vec<PathBuf> = std::fs::read_dir(dir.join("additional_chat_templates"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "jinja"))
+            .collect();
+        others.sort();
+        for path in others {
+            if let (Some(name), Some(template)) = (path.file_stem(), read_text_if_present(&path)?) {
+                templates.push(named(&name.to_string_lossy(), &template));
+            }
+        }
+    }
+    if templates.is_empty()
+        && let Some(file) = read_json_if_present(&dir.join("chat_template.json"))?
+    {
+        templates = file.get("chat_template").map(from_value).unwrap_or_default();
+    }
+    Ok(templates)
+}

@@ -1,0 +1,84 @@
+"""Makes a Hugging Face folder with the exact shapes of Qwen2.5-0.5B and random bfloat16 weights, for speed and memory measurements.
+
+    pip install numpy
+    python random_qwen.py PAJAMA_TINY_DIR OUT_DIR
+
+The tokenizer is pajama-tiny's, so only its 1,104 ids mean anything; vocab_size stays 151,936 and the converter pads.
+model.safetensors (988 MB) is written tensor by tensor, so little memory is needed, and a seed always gives the same file.
+"""
+import argparse, json, os, shutil
+
+import numpy as np
+
+HIDDEN, LAYERS, HEADS, KV_HEADS, FFN, VOCAB = 896, 24, 14, 2, 4864, 151936
+KV = HIDDEN // HEADS * KV_HEADS
+CHUNK = 1 << 22
+
+CONFIG = {
+    "architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0, "hidden_act": "silu",
+    "hidden_size": HIDDEN, "initializer_range": 0.02, "intermediate_size": FFN, "max_position_embeddings": 32768,
+    "max_window_layers": LAYERS, "model_type": "qwen2", "num_attention_heads": HEADS, "num_hidden_layers": LAYERS,
+    "num_key_value_heads": KV_HEADS, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "sliding_window": 32768,
+    "tie_word_embeddings": True, "torch_dtype": "bfloat16", "use_cache": True, "use_sliding_window": False, "vocab_size": VOCAB,
+}
+
+
+def shapes():
+    yield "model.embed_tokens.weight", (VOCAB, HIDDEN)
+    for i in range(LAYERS):
+        p = f"model.layers.{i}."
+        yield p + "input_layernorm.weight", (HIDDEN,)
+        for name, rows in (("q", HIDDEN), ("k", KV), ("v", KV)):
+            yield f"{p}self_attn.{name}_proj.weight", (rows, HIDDEN)
+            yield f"{p}self_attn.{name}_proj.bias", (rows,)
+        yield p + "self_attn.o_proj.weight", (HIDDEN, HIDDEN)
+        yield p + "post_attention_layernorm.weight", (HIDDEN,)
+        yield p + "mlp.gate_proj.weight", (FFN, HIDDEN)
+        yield p + "mlp.up_proj.weight", (FFN, HIDDEN)
+        yield p + "mlp.down_proj.weight", (HIDDEN, FFN)
+    yield "model.norm.weight", (HIDDEN,)
+
+
+def bf16(x):
+    """The upper halves of float32 values: bfloat16 by truncation."""
+    return (x.view(np.uint32) >> 16).astype("<u2")
+
+
+def write_weights(path, seed):
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, shape in shapes():
+        start, end = end, end + 2 * int(np.prod(shape))
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, end]}
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    r = np.random.Generator(np.random.PCG64(seed))
+    with open(path, "wb") as f:
+        f.write(len(head).to_bytes(8, "little") + head)
+        for name, shape in shapes():
+            left = int(np.prod(shape))
+            if name.endswith("norm.weight"):
+                bf16(np.ones(left, np.float32)).tofile(f)
+                continue
+            while left:
+                x = r.standard_normal(min(left, CHUNK), np.float32)
+                x *= np.float32(0.02)
+                bf16(x).tofile(f)
+                left -= x.size
+    return end // 2
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ap.add_argument("tokenizer_dir", metavar="PAJAMA_TINY_DIR"); ap.add_argument("out_dir"); ap.add_argument("--seed", type=int, default=7)
+    a = ap.parse_args()
+    os.makedirs(a.out_dir, exist_ok=True)
+    tiny = lambda name: os.path.join(a.tokenizer_dir, name)
+    out = lambda name: os.path.join(a.out_dir, name)
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"): shutil.copyfile(tiny(name), out(name))
+    with open(tiny("config.json")) as f: ids = {k: v for k, v in json.load(f).items() if k.endswith("_token_id")}
+    with open(out("config.json"), "w") as f: json.dump(dict(sorted((CONFIG | ids).items())), f, indent=2)
+    print(f"{write_weights(out('model.safetensors'), a.seed):,} parameters in {a.out_dir}")
+
+
+if __name__ == "__main__":
+    main()
