@@ -1,0 +1,20 @@
+//! pajamas as a library: what the `pajamas` binary is made of.
+//!
+//! A model goes [`models`] → [`pipeline`]; a plugin goes through the stages of [`plugins`]; what may crash runs in a
+//! [`worker`].
+//!
+//! - `config`, `env_vars`: settings and where they come from. `error`: what can go wrong, with hints.
+//! - `hardware`: this machine. `chat`: a model's own template. `cli`: one file per command.
+
+pub mod chat;
+pub mod cli;
+pub mod config;
+pub mod env_vars;
+pub mod error;
+pub mod hardware;
+pub mod models;
+pub mod pipeline;
+pub mod plugins;
+pub mod worker;
+
+pub use error::{Error, Result};

@@ -5,8 +5,8 @@ use super::wire::{decode, encode, read_error, read_reply};
 use super::{Callback, CancelCallback, HostTable, ModelHandle, PluginRootRef, ROOT_SYMBOL, RowCallback};
 use crate::{
     Availability, CancelToken, Capabilities, Error, Event, GenerateRequest, GenerateResult, GenerateStats,
-    HostServices, LoadRequest, LogLevel, MemoryUsage, ModelInfo, ProgressUpdate, Prompt, QuantizeJob,
-    QuantizeReport, Recipe, Result, Sampling,
+    HostServices, LoadRequest, LogLevel, MemoryUsage, ModelInfo, ProgressUpdate, Prompt, QuantizeJob, QuantizeReport,
+    Recipe, Result, Sampling,
 };
 use abi_stable::library::AbiHeaderRef;
 use abi_stable::std_types::{RResult, RSlice, RStr};
@@ -156,12 +156,7 @@ impl LoadedModel {
             Err(_) => ControlFlow::Continue(()),
         };
         let reply = with_callback(&mut on_bytes, |events| {
-            (self.root.model_generate())(
-                self.handle,
-                RSlice::from(encoded.as_slice()),
-                events,
-                cancel_callback(cancel),
-            )
+            (self.root.model_generate())(self.handle, RSlice::from(encoded.as_slice()), events, cancel_callback(cancel))
         });
         read_reply(reply, "the generation's statistics")
     }
@@ -240,13 +235,8 @@ impl LoadedModel {
     ) -> Result<()> {
         let state = RefCell::new((rows, None));
         let callback = RowCallback { data: (&raw const state).cast(), call: on_row };
-        let reply = (self.root.model_logits())(
-            self.handle,
-            RSlice::from(tokens),
-            first_row,
-            callback,
-            cancel_callback(cancel),
-        );
+        let reply =
+            (self.root.model_logits())(self.handle, RSlice::from(tokens), first_row, callback, cancel_callback(cancel));
         resume(state.into_inner().1);
         read_reply(reply, "the logits")
     }
@@ -377,4 +367,3 @@ extern "C" fn on_row(data: *const (), position: usize, logits: RSlice<'_, f32>) 
         }
     }
 }
-

@@ -125,9 +125,7 @@ extern "C" fn load_model(
         let request: LoadRequest = decode(&request, "the load request")?;
         let backend = backend()?;
         options::check(&backend.capabilities().options, &request.options)?;
-        with_cancel(cancel, |cancel| {
-            with_progress(progress, |progress| backend.load_model(&request, progress, cancel))
-        })
+        with_cancel(cancel, |cancel| with_progress(progress, |progress| backend.load_model(&request, progress, cancel)))
     });
     match loaded {
         // Boxed twice, because a trait object's pointer is two words and the handle is one.

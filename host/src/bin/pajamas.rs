@@ -1,0 +1,5 @@
+//! `pajamas`, the program.
+
+fn main() -> std::process::ExitCode {
+    pajamas::cli::main()
+}

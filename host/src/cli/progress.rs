@@ -1,0 +1,39 @@
+//! A progress bar on stderr, where stderr is a terminal; nothing at all elsewhere.
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pajamas_plugin_api::ProgressUpdate;
+use std::io::IsTerminal;
+
+/// A bar that follows [`ProgressUpdate`]s; it goes away when dropped.
+pub struct Bar(ProgressBar);
+
+impl Bar {
+    /// A bar that draws nothing until its first update.
+    pub fn new() -> Self {
+        let target =
+            if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(1000), target);
+        if let Ok(style) = ProgressStyle::with_template("{prefix:>12} [{bar:30}] {percent:>3}% {wide_msg}") {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        Self(bar)
+    }
+
+    /// Shows `update`.
+    pub fn update(&self, update: &ProgressUpdate) {
+        self.0.set_prefix(super::output::clean(&update.stage));
+        self.0.set_message(super::output::clean(&update.detail));
+        self.0.set_position((update.fraction * 1000.0) as u64);
+    }
+
+    /// Takes the bar off the screen.
+    pub fn clear(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}

@@ -1,0 +1,75 @@
+//! `pajamas quantize`: a model in, a smaller one out; its path is the last line on stdout.
+
+use super::interrupt::Interrupt;
+use super::output;
+use super::progress::Bar;
+use crate::config::Config;
+use crate::models::source;
+use crate::pipeline::{self, Artifact, QuantizeOptions};
+use std::path::PathBuf;
+
+/// What `pajamas quantize` takes.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A Hugging Face folder, an id in its cache (`org/name` or `org/name@revision`), or a GGUF file.
+    model: String,
+    /// The quantization method: Q4_K_M (default), Q4_K_S, Q5_K_M, Q6_K, Q8_0, F16, BF16, F32, …
+    #[arg(short, long)]
+    method: Option<String>,
+    /// The format to make.
+    #[arg(short, long)]
+    format: Option<String>,
+    /// The folder to write to [default: ~/.pajamas/models].
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+    /// The file's name without extension [default: <model>-<method>].
+    #[arg(short, long)]
+    name: Option<String>,
+    /// Keep the output tensor at the source's precision.
+    #[arg(long)]
+    leave_output_tensor: bool,
+}
+
+/// Runs the command.
+pub fn execute(args: Args, common: &super::Common, config: &Config) -> anyhow::Result<()> {
+    let source = source::resolve(&args.model, config)?;
+    let options = QuantizeOptions {
+        format: args.format,
+        method: args.method,
+        output_dir: args.output,
+        name: args.name,
+        leave_output_tensor: args.leave_output_tensor,
+    };
+    let candidates = crate::plugins::survey(config);
+    let interrupt = Interrupt::install()?;
+    let bar = Bar::new();
+    let artifact =
+        pipeline::quantize(&source, &options, &candidates, config, &|update| bar.update(update), &interrupt.begin())?;
+    bar.clear();
+    if common.json {
+        return output::json(&artifact);
+    }
+    summarize(&artifact, &args.model);
+    println!("{}", artifact.path.display());
+    Ok(())
+}
+
+/// Tells on stderr what was made.
+pub fn summarize(artifact: &Artifact, model: &str) {
+    let report = &artifact.report;
+    eprintln!("quantized {} ({}) to {}", output::clean(model), report.source_precision, artifact.method);
+    eprintln!(
+        "  size   {} -> {} ({:.2} times smaller than {})",
+        output::size(report.source_bytes),
+        output::size(report.output_bytes),
+        artifact.ratio,
+        report.source_precision
+    );
+    eprintln!("  time   {:.2} s", artifact.elapsed_ms / 1e3);
+    if report.tokenizer_checks > 0 {
+        eprintln!("  checks {} texts tokenize as in the source", report.tokenizer_checks);
+    }
+    for note in &report.notes {
+        eprintln!("  note   {}", output::clean(note));
+    }
+}

@@ -1,0 +1,369 @@
+//! `pajamas run`: answers a prompt or chats, on the best backend or the one named, quantizing first where it must.
+
+use super::interrupt::Interrupt;
+use super::output;
+use super::progress::Bar;
+use crate::chat::{self, Message};
+use crate::config::Config;
+use crate::error::Error;
+use crate::models::source::{self, Kind, Source};
+use crate::models::store;
+use crate::pipeline::{self, QuantizeOptions};
+use crate::plugins::{self, Candidate, load, rank};
+use anyhow::Context;
+use pajamas_plugin_api::abi::client::LoadedModel;
+use pajamas_plugin_api::{
+    CancelToken, Event, FinishReason, GenerateRequest, GenerateResult, LoadRequest, OptionSpec, Prompt, Sampling,
+    options,
+};
+use std::io::{BufRead, IsTerminal, Read, Write};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+/// What `pajamas run` takes.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A GGUF file, the name of a model already made, a Hugging Face folder, or an id in its cache.
+    model: String,
+    /// The prompt; without it and without `-i`, it is read from stdin.
+    #[arg(short, long, conflicts_with = "interactive")]
+    prompt: Option<String>,
+    /// Chat: one line, one turn. `/exit` or end of file ends it.
+    #[arg(short, long, conflicts_with = "json")]
+    interactive: bool,
+    /// The backend to run on [default: the first of `pajamas plugins list` that can].
+    #[arg(short, long)]
+    backend: Option<String>,
+    /// Fail when the backend cannot run, instead of running on the next one.
+    #[arg(long)]
+    strict: bool,
+    /// The quantization method, where the model must be quantized first [default: Q4_K_M].
+    #[arg(short, long)]
+    method: Option<String>,
+    /// What the model is told before anything else.
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Send the prompt as it is, without the model's chat template.
+    #[arg(long)]
+    raw: bool,
+    /// Tokens to generate at the most.
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    max_tokens: u32,
+    /// 0 takes the likeliest token always.
+    #[arg(short, long, default_value_t = 0.7, value_parser = non_negative)]
+    temperature: f32,
+    /// Choose among this many likeliest tokens; 0 for all.
+    #[arg(long, default_value_t = 40, value_name = "N")]
+    top_k: u32,
+    /// Choose among the likeliest tokens that reach this probability together.
+    #[arg(long, default_value_t = 0.9, value_name = "P", value_parser = fraction)]
+    top_p: f32,
+    /// Choose among tokens at least this fraction as likely as the likeliest.
+    #[arg(long, default_value_t = 0.0, value_name = "P", value_parser = fraction)]
+    min_p: f32,
+    /// Make recent tokens less likely; 1 does not.
+    #[arg(long, default_value_t = 1.0, value_name = "X", value_parser = positive)]
+    repeat_penalty: f32,
+    /// The same seed gives the same answer.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// End the answer before this text; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Print tokens as they come (the default).
+    #[arg(long, overrides_with = "no_stream")]
+    stream: bool,
+    /// Print the answer when it is complete.
+    #[arg(long)]
+    no_stream: bool,
+    /// Tokens of context [default: the model's, 4096 at the most].
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    context_length: Option<u32>,
+    /// Threads to compute with [default: one for each core].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    threads: Option<u32>,
+    /// An option of the backend, as NAME=VALUE; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
+}
+
+fn number(text: &str, fits: impl Fn(f32) -> bool, expected: &str) -> Result<f32, String> {
+    text.parse()
+        .ok()
+        .filter(|value: &f32| value.is_finite() && fits(*value))
+        .ok_or_else(|| format!("expected {expected}"))
+}
+
+fn non_negative(text: &str) -> Result<f32, String> {
+    number(text, |v| v >= 0.0, "a number from 0 up")
+}
+
+fn positive(text: &str) -> Result<f32, String> {
+    number(text, |v| v > 0.0, "a number above 0")
+}
+
+fn fraction(text: &str) -> Result<f32, String> {
+    number(text, |v| (0.0..=1.0).contains(&v), "a number from 0 to 1")
+}
+
+/// Runs the command.
+pub fn execute(args: Args, common: &super::Common, mut config: Config) -> anyhow::Result<()> {
+    let interactive = args.interactive || (args.prompt.is_none() && !common.json && std::io::stdin().is_terminal());
+    let prompt = match &args.prompt {
+        Some(prompt) => Some(prompt.clone()),
+        None if interactive => None,
+        None => Some(read_stdin()?),
+    };
+    if let Some(threads) = args.threads {
+        config.threads = Some(threads);
+    }
+    let source = source::resolve(&args.model, &config)?;
+    let candidates = plugins::survey(&config);
+    let interrupt = Interrupt::install()?;
+    let session = Session::open(&args, source, &candidates, &config, &interrupt)?;
+    match prompt {
+        Some(prompt) => session.answer(&args, common, &prompt, &interrupt),
+        None => session.chat(&args, common, &interrupt),
+    }
+}
+
+fn read_stdin() -> anyhow::Result<String> {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).context("reading the prompt from stdin failed")?;
+    let text = text.trim_end_matches(['\n', '\r']).to_owned();
+    if text.is_empty() {
+        let hint = "give it with `-p`, on stdin, or chat with `-i`".into();
+        return Err(Error::Refused { message: "there is no prompt".into(), hint }.into());
+    }
+    Ok(text)
+}
+
+/// A model loaded on a backend.
+struct Session {
+    model: LoadedModel,
+    backend: String,
+    path: PathBuf,
+    load_ms: f64,
+}
+
+impl Session {
+    fn open(
+        args: &Args,
+        source: Source,
+        candidates: &[Candidate],
+        config: &Config,
+        interrupt: &Interrupt,
+    ) -> anyhow::Result<Self> {
+        let requested = args.backend.as_deref();
+        let choice = rank::choose(candidates, "gguf", requested, config.fallback && !args.strict)?;
+        if let Some(warning) = &choice.warning {
+            eprintln!("warning: {}", output::clean(warning));
+        }
+        let cancel = interrupt.begin();
+        let path = runnable(args, source, candidates, config, &cancel)?;
+        let plugin = load::load(&choice.candidate.path, config)?;
+        let mut request = LoadRequest::new(&path);
+        request.context_length = args.context_length.or(config.context_length);
+        request.threads = config.threads;
+        let specs = plugin.capabilities().map_err(Error::from)?.options;
+        for pair in &args.set {
+            let (name, value) = split_option(pair, &specs)?;
+            request.options.insert(name.into(), options::parse(&specs, name, value).map_err(Error::from)?);
+        }
+        let started = std::time::Instant::now();
+        let bar = Bar::new();
+        let model = plugin.load_model(&request, &|update| bar.update(update), &cancel).map_err(Error::from)?;
+        bar.clear();
+        interrupt.end();
+        let load_ms = started.elapsed().as_secs_f64() * 1e3;
+        Ok(Self { model, backend: choice.candidate.name(), path, load_ms })
+    }
+
+    fn answer(&self, args: &Args, common: &super::Common, prompt: &str, interrupt: &Interrupt) -> anyhow::Result<()> {
+        let prompt = if args.raw { raw(prompt) } else { chat::prompt(self.model.info(), &opening(args, prompt))? };
+        let show = !common.json && !args.no_stream;
+        let cancel = interrupt.begin();
+        let result = self.generate(args, prompt, None, show, &cancel)?;
+        interrupt.end();
+        if common.json {
+            let mut value = serde_json::to_value(&result)?;
+            if let Some(object) = value.as_object_mut() {
+                object.insert("backend".into(), self.backend.clone().into());
+                object.insert("model".into(), self.path.display().to_string().into());
+                object.insert("load_ms".into(), self.load_ms.into());
+            }
+            output::json(&value)?;
+        } else if show {
+            println!();
+        } else {
+            println!("{}", result.text);
+        }
+        self.statistics(common, &result);
+        if result.stats.finish_reason == FinishReason::Cancelled {
+            return Err(Error::Interrupted.into());
+        }
+        fail_if_broken_off(&result)
+    }
+
+    fn chat(&self, args: &Args, common: &super::Common, interrupt: &Interrupt) -> anyhow::Result<()> {
+        let stdin = std::io::stdin();
+        let terminal = stdin.is_terminal();
+        if terminal {
+            eprintln!("{} on {}. `/exit` or Ctrl-D ends.", self.path.display(), self.backend);
+        }
+        let mut messages: Vec<Message> = args.system.iter().map(|text| Message::new("system", text)).collect();
+        loop {
+            if terminal {
+                eprint!(">>> ");
+                std::io::stderr().flush()?;
+            }
+            let mut line = String::new();
+            if stdin.lock().read_line(&mut line)? == 0 {
+                return Ok(());
+            }
+            let line = line.trim();
+            match line {
+                "" => continue,
+                "/exit" | "/quit" => return Ok(()),
+                _ => (),
+            }
+            messages.push(Message::new("user", line));
+            let prompt = if args.raw { raw(line) } else { chat::prompt(self.model.info(), &messages)? };
+            let cancel = interrupt.begin();
+            let answer = self.generate(args, prompt, Some(1), !args.no_stream, &cancel);
+            interrupt.end();
+            match answer {
+                Ok(result) => {
+                    println!("{}", if args.no_stream { &result.text } else { "" });
+                    self.statistics(common, &result);
+                    messages.push(Message::new("assistant", result.text));
+                }
+                // The conversation goes on without this turn.
+                Err(error) => {
+                    messages.pop();
+                    super::report(&error);
+                    if !terminal {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
+    fn generate(
+        &self,
+        args: &Args,
+        prompt: Prompt,
+        session: Option<u64>,
+        show: bool,
+        cancel: &CancelToken,
+    ) -> anyhow::Result<GenerateResult> {
+        let request = GenerateRequest {
+            sampling: Sampling {
+                temperature: args.temperature,
+                top_k: args.top_k,
+                top_p: args.top_p,
+                min_p: args.min_p,
+                repeat_penalty: args.repeat_penalty,
+                seed: args.seed,
+                ..Sampling::default()
+            },
+            max_tokens: args.max_tokens,
+            stop_sequences: args.stop.clone(),
+            session,
+            ..GenerateRequest::new(prompt)
+        };
+        let (mut text, mut tokens) = (String::new(), Vec::new());
+        let mut stdout = std::io::stdout();
+        let mut on_event = |event| {
+            match event {
+                Event::Text(piece) => {
+                    // A reader that is gone ends the program by SIGPIPE; another failure ends the answer.
+                    if show && (stdout.write_all(piece.as_bytes()).is_err() || stdout.flush().is_err()) {
+                        return ControlFlow::Break(());
+                    }
+                    text += &piece;
+                }
+                Event::Token { id, .. } => tokens.push(id),
+                _ => (),
+            }
+            ControlFlow::Continue(())
+        };
+        let stats = self.model.generate_stream(&request, cancel, &mut on_event).map_err(Error::from)?;
+        Ok(GenerateResult { text, tokens, stats })
+    }
+
+    fn statistics(&self, common: &super::Common, result: &GenerateResult) {
+        if common.verbose == 0 {
+            return;
+        }
+        let stats = &result.stats;
+        eprintln!(
+            "{}: loaded in {:.0} ms; prompt {} tokens ({} cached), first token after {:.0} ms ({:.1} tok/s); \
+             generated {} tokens at {:.1} tok/s; ended by {}",
+            self.backend,
+            self.load_ms,
+            stats.prompt_tokens,
+            stats.cached_tokens,
+            stats.time_to_first_token_ms,
+            stats.prompt_tokens_per_second,
+            stats.generated_tokens,
+            stats.tokens_per_second,
+            format!("{:?}", stats.finish_reason).to_lowercase(),
+        );
+    }
+}
+
+/// A backend that failed in the middle is a failure, whatever text came before.
+fn fail_if_broken_off(result: &GenerateResult) -> anyhow::Result<()> {
+    match result.stats.finish_reason {
+        FinishReason::Error => {
+            let reason = result.stats.metadata.get("error").cloned().unwrap_or_default();
+            let message = format!("the backend failed after {} tokens: {reason}", result.stats.generated_tokens);
+            Err(Error::Refused { message, hint: String::new() }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Text for the model as it is, control tokens included: who asks for raw gets raw.
+fn raw(text: &str) -> Prompt {
+    let segments = vec![pajamas_plugin_api::TextSegment { text: text.into(), parse_special: true }];
+    Prompt::Text { add_special: true, segments }
+}
+
+fn opening(args: &Args, prompt: &str) -> Vec<Message> {
+    let system = args.system.iter().map(|text| Message::new("system", text));
+    system.chain([Message::new("user", prompt)]).collect()
+}
+
+fn split_option<'a>(pair: &'a str, specs: &[OptionSpec]) -> anyhow::Result<(&'a str, &'a str)> {
+    pair.split_once('=').ok_or_else(|| {
+        let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+        let hint = format!("write NAME=VALUE; this backend takes: {}", names.join(", "));
+        Error::Refused { message: format!("`--set {pair}` has no `=`"), hint }.into()
+    })
+}
+
+/// The file to run: the source itself, the artifact made from it before, or one made now.
+fn runnable(
+    args: &Args,
+    source: Source,
+    candidates: &[Candidate],
+    config: &Config,
+    cancel: &CancelToken,
+) -> anyhow::Result<PathBuf> {
+    if source.kind == Kind::Gguf {
+        return Ok(source.path);
+    }
+    if let Some(path) = store::find(config, &source, "gguf", args.method.as_deref())? {
+        return Ok(path);
+    }
+    let options =
+        QuantizeOptions { format: Some("gguf".into()), method: args.method.clone(), ..QuantizeOptions::default() };
+    let bar = Bar::new();
+    let artifact = pipeline::quantize(&source, &options, candidates, config, &|update| bar.update(update), cancel)?;
+    bar.clear();
+    super::quantize::summarize(&artifact, &args.model);
+    Ok(artifact.path)
+}

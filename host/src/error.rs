@@ -1,0 +1,134 @@
+//! The library's typed error. Hints are apart from messages, so that each interface can show them its own way.
+
+use pajamas_plugin_api::options::nearest;
+use std::path::{Path, PathBuf};
+
+/// `Result` with the library's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or folder could not be used.
+    #[error("{doing} `{}` failed: {source}", path.display())]
+    Io {
+        /// What was being done: `reading`.
+        doing: &'static str,
+        /// To which path.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A model reference leads nowhere.
+    #[error("no model `{reference}`: {reason}")]
+    ModelNotFound {
+        /// As the user wrote it.
+        reference: String,
+        /// Where it was looked for.
+        reason: String,
+        /// What to do.
+        hint: String,
+    },
+    /// No backend of that name is installed.
+    #[error("unknown backend `{name}`")]
+    UnknownBackend {
+        /// As the user wrote it.
+        name: String,
+        /// Those that are installed.
+        installed: Vec<String>,
+    },
+    /// No backend can do it; one line for each that was asked.
+    #[error("no backend can {task}{}", reasons.iter().map(|r| format!("\n  {r}")).collect::<String>())]
+    NoBackend {
+        /// What was wanted: `run GGUF models`.
+        task: String,
+        /// `name: reason`.
+        reasons: Vec<String>,
+    },
+    /// No quantizer makes that.
+    #[error("unknown quantization method `{name}`")]
+    UnknownRecipe {
+        /// As the user wrote it.
+        name: String,
+        /// What the quantizers make.
+        known: Vec<String>,
+    },
+    /// A file of the user's is not as expected.
+    #[error("`{}`: {message}", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+        /// What to do; may be empty.
+        hint: String,
+    },
+    /// The request cannot be met.
+    #[error("{message}")]
+    Refused {
+        /// Why.
+        message: String,
+        /// What to do; may be empty.
+        hint: String,
+    },
+    /// A worker process ended, hung or spoke nonsense.
+    #[error("the worker process {what}{}", tail(stderr))]
+    Worker {
+        /// What it did.
+        what: String,
+        /// The end of what it wrote to stderr.
+        stderr: String,
+    },
+    /// The user interrupted.
+    #[error("interrupted")]
+    Interrupted,
+    /// A plugin failed.
+    #[error("{0}")]
+    Plugin(pajamas_plugin_api::Error),
+}
+
+fn tail(stderr: &str) -> String {
+    stderr.lines().rfind(|line| !line.trim().is_empty()).map_or_else(String::new, |line| format!(": {line}"))
+}
+
+impl From<pajamas_plugin_api::Error> for Error {
+    fn from(error: pajamas_plugin_api::Error) -> Self {
+        match error.kind {
+            pajamas_plugin_api::ErrorKind::Cancelled => Self::Interrupted,
+            _ => Self::Plugin(error),
+        }
+    }
+}
+
+impl Error {
+    /// An [`Error::Io`]; for `map_err`.
+    pub fn io(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::Io { doing, path: path.to_owned(), source }
+    }
+
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        let suggestion =
+            |name: &str, known: &[String], what: &str| match nearest(name, known.iter().map(String::as_str)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("{what}: {}", known.join(", ")),
+            };
+        let hint = match self {
+            Self::ModelNotFound { hint, .. } | Self::Invalid { hint, .. } | Self::Refused { hint, .. } => hint.clone(),
+            Self::UnknownBackend { installed, .. } if installed.is_empty() => NO_PLUGIN_HINT.into(),
+            Self::UnknownBackend { name, installed } => suggestion(name, installed, "installed"),
+            Self::NoBackend { reasons, .. } if reasons.is_empty() => NO_PLUGIN_HINT.into(),
+            Self::NoBackend { .. } => "`pajamas plugins list` shows every backend with its reason".into(),
+            Self::UnknownRecipe { name, known } => suggestion(name, known, "methods"),
+            Self::Worker { .. } => "run again with `-v` to see what it logged".into(),
+            Self::Plugin(error) => error.hint.clone().unwrap_or_default(),
+            Self::Io { .. } | Self::Interrupted => String::new(),
+        };
+        (!hint.is_empty()).then_some(hint)
+    }
+}
+
+/// What to do when no plugin is installed.
+pub const NO_PLUGIN_HINT: &str = "no plugin is installed: run `make plugins` in the source folder and copy the library \
+                                  into ~/.pajamas/plugins";

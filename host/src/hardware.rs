@@ -1,0 +1,57 @@
+//! What this machine is: CPU, cores, memory.
+
+use serde::Serialize;
+
+/// The machine, as far as backends apart from their devices care.
+#[derive(Debug, Clone, Serialize)]
+pub struct Hardware {
+    /// `linux-x86_64`, …
+    pub platform: String,
+    /// The CPU's name; empty if unknown.
+    pub cpu: String,
+    /// Cores that can compute at once.
+    pub cores: u32,
+    /// Memory, in bytes; 0 if unknown.
+    pub memory_total_bytes: u64,
+    /// Memory that programs can still get, in bytes; 0 if unknown.
+    pub memory_available_bytes: u64,
+}
+
+/// Looks at the machine.
+pub fn detect() -> Hardware {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    Hardware {
+        platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
+        cpu: field(&cpuinfo, "model name").unwrap_or_default().to_owned(),
+        cores: physical_cores(),
+        memory_total_bytes: kibibytes(&meminfo, "MemTotal"),
+        memory_available_bytes: kibibytes(&meminfo, "MemAvailable"),
+    }
+}
+
+/// Cores without their hyper-threads, as far as this process may use them: more threads make decoding slower.
+pub fn physical_cores() -> u32 {
+    let allowed = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let mut cores: Vec<(&str, &str)> = cpuinfo
+        .split("\n\n")
+        .filter_map(|block| Some((field(block, "physical id")?, field(block, "core id")?)))
+        .collect();
+    cores.sort_unstable();
+    cores.dedup();
+    match u32::try_from(cores.len()) {
+        Ok(count) if count > 0 => count.min(allowed),
+        _ => allowed,
+    }
+}
+
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let line = text.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name))?;
+    line.split_once(':').map(|(_, value)| value.trim())
+}
+
+fn kibibytes(text: &str, name: &str) -> u64 {
+    let number = field(text, name).and_then(|value| value.split_whitespace().next()?.parse::<u64>().ok());
+    number.unwrap_or(0) * 1024
+}

@@ -1,0 +1,180 @@
+//! What a model reference means: a file, a folder, an id in the Hugging Face cache, or the name of an artifact.
+
+use crate::config::Config;
+use crate::env_vars::{self, HF_HOME, HF_HUB_CACHE};
+use crate::error::{Error, Result};
+use sha2::{Digest, Sha256};
+use std::fmt::Write;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// A model that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Its file or folder.
+    pub path: PathBuf,
+    /// What it is.
+    pub kind: Kind,
+    /// Its name, for file names: the folder's, the file's stem, or the last part of the id.
+    pub name: String,
+    /// The id and commit, where it came from the Hugging Face cache.
+    pub hub: Option<(String, String)>,
+}
+
+/// What a model on disk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A GGUF file: runs as it is.
+    Gguf,
+    /// A Hugging Face folder: to be quantized.
+    HuggingFace,
+}
+
+/// Finds the model that `reference` means.
+///
+/// # Errors
+/// When there is none, with where it was looked for.
+pub fn resolve(reference: &str, config: &Config) -> Result<Source> {
+    let path = Path::new(reference);
+    if path.exists() {
+        return at_path(path);
+    }
+    let artifact = config.models_dir().join(format!("{reference}.gguf"));
+    if is_plain_name(reference) && artifact.is_file() {
+        return at_path(&artifact);
+    }
+    let looks_like_path = path.is_absolute()
+        || reference.starts_with('.')
+        || reference.ends_with('/')
+        || path.extension().is_some_and(|extension| extension == "gguf")
+        || !is_id(reference);
+    if looks_like_path {
+        return Err(Error::ModelNotFound {
+            reference: reference.into(),
+            reason: "there is no such file or folder".into(),
+            hint: "give a GGUF file, a Hugging Face folder, or an id that is in the Hugging Face cache".into(),
+        });
+    }
+    in_hub_cache(reference)
+}
+
+fn at_path(path: &Path) -> Result<Source> {
+    let path = path.canonicalize().map_err(Error::io("opening", path))?;
+    let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if path.is_dir() {
+        if !path.join("config.json").is_file() {
+            return Err(Error::Invalid {
+                path,
+                message: "this folder is no Hugging Face model: it has no config.json".into(),
+                hint: "give the folder that holds config.json, tokenizer.json and the .safetensors files".into(),
+            });
+        }
+        return Ok(Source { path, kind: Kind::HuggingFace, name: file_name, hub: None });
+    }
+    let mut magic = [0; 4];
+    let mut file = std::fs::File::open(&path).map_err(Error::io("opening", &path))?;
+    if file.read_exact(&mut magic).is_err() || &magic != b"GGUF" {
+        return Err(Error::Invalid {
+            path,
+            message: "this is no GGUF file".into(),
+            hint: "give a GGUF file, or the folder of a Hugging Face model".into(),
+        });
+    }
+    let name = file_name.strip_suffix(".gguf").unwrap_or(&file_name).to_owned();
+    Ok(Source { path, kind: Kind::Gguf, name, hub: None })
+}
+
+fn is_plain_name(text: &str) -> bool {
+    !text.is_empty() && !text.contains(['/', '\\']) && !text.starts_with('.')
+}
+
+/// `name` or `org/name`, with `@revision` behind it or not, in the characters that the hub allows.
+fn is_id(text: &str) -> bool {
+    let id = text.split_once('@').map_or(text, |(id, _)| id);
+    let part = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+    };
+    id.split('/').count() <= 2 && id.split('/').all(part)
+}
+
+/// Hugging Face's cache folder, found as its own library finds it.
+pub fn hub_cache() -> Option<PathBuf> {
+    if let Some(cache) = env_vars::value(HF_HUB_CACHE) {
+        return Some(cache.into());
+    }
+    let home = env_vars::value(HF_HOME).map(PathBuf::from);
+    Some(home.or_else(|| Some(std::env::home_dir()?.join(".cache/huggingface")))?.join("hub"))
+}
+
+fn in_hub_cache(reference: &str) -> Result<Source> {
+    let (id, revision) = reference.split_once('@').unwrap_or((reference, "main"));
+    let missing = |reason: String| Error::ModelNotFound {
+        reference: reference.into(),
+        reason,
+        hint: format!("fetch it first: `hf download {id}`, or give a path to a GGUF file or a folder"),
+    };
+    let cache = hub_cache().ok_or_else(|| missing("the home folder is unknown".into()))?;
+    let folder = cache.join(hf_hub::Repo::new(id.into(), hf_hub::RepoType::Model).folder_name());
+    if !folder.is_dir() {
+        return Err(missing(format!("there is no such path, and it is not in the cache `{}`", cache.display())));
+    }
+    // A branch or tag is a file that holds a commit; a commit is its own name.
+    let named = if is_id(revision) { std::fs::read_to_string(folder.join("refs").join(revision)).ok() } else { None };
+    let commit = named.map_or_else(|| revision.to_owned(), |commit| commit.trim().to_owned());
+    let snapshot = folder.join("snapshots").join(&commit);
+    if !is_id(&commit) || !snapshot.is_dir() {
+        return Err(missing(format!("the cache has the model, but not its revision `{revision}`")));
+    }
+    if !snapshot.join("config.json").exists() {
+        return Err(missing(format!("its snapshot `{}` has no config.json", snapshot.display())));
+    }
+    let name = id.rsplit('/').next().unwrap_or(id).to_owned();
+    Ok(Source { path: snapshot, kind: Kind::HuggingFace, name, hub: Some((id.into(), commit)) })
+}
+
+/// A key for what the source holds now: the commit of a hub model, else names, sizes and times of its files.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn fingerprint(source: &Source) -> Result<String> {
+    let mut hash = Sha256::new();
+    if let Some((id, commit)) = &source.hub {
+        hash.update(format!("hub:{id}@{commit}"));
+    } else if source.path.is_dir() {
+        let listing = std::fs::read_dir(&source.path).map_err(Error::io("reading", &source.path))?;
+        let mut files: Vec<PathBuf> = listing.flatten().map(|entry| entry.path()).filter(|p| p.is_file()).collect();
+        files.sort();
+        files.iter().for_each(|file| add_file(&mut hash, file));
+    } else {
+        add_file(&mut hash, &source.path);
+    }
+    Ok(hash.finalize().iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    }))
+}
+
+fn add_file(hash: &mut Sha256, path: &Path) {
+    let metadata = std::fs::metadata(path).ok();
+    let size = metadata.as_ref().map_or(0, std::fs::Metadata::len);
+    let modified = metadata.and_then(|m| m.modified().ok());
+    let since = modified.and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok()).unwrap_or_default();
+    hash.update(format!("{}\0{size}\0{}\0", path.display(), since.as_nanos()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_told_from_paths() {
+        for id in ["Qwen/Qwen2.5-7B-Instruct", "gpt2", "org/name@main", "a/b@0123abc"] {
+            assert!(is_id(id), "{id}");
+        }
+        for path in ["./m", "../m", "a/b/c", "/m", "a b", "org/", "org/../x", ""] {
+            assert!(!is_id(path), "{path}");
+        }
+    }
+}

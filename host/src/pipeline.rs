@@ -1,0 +1,271 @@
+//! Source → quantized artifact: finds the quantizer, runs it in a worker, and gives the result its name only when whole.
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::models::source::{self, Source};
+use crate::models::store::{self, Record};
+use crate::plugins::Candidate;
+use crate::worker::client::Worker;
+use crate::worker::protocol::{Reply, Request};
+use pajamas_plugin_api::{CancelToken, ProgressUpdate, QuantizeJob, QuantizeReport, Recipe};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// What to make.
+#[derive(Debug, Clone, Default)]
+pub struct QuantizeOptions {
+    /// `gguf`, `mlx`, …; none takes the first quantizer's.
+    pub format: Option<String>,
+    /// The recipe; none takes the quantizer's default.
+    pub method: Option<String>,
+    /// The folder to write to; none is the store.
+    pub output_dir: Option<PathBuf>,
+    /// The artifact's name without extension; none makes it from the model's name and the recipe's.
+    pub name: Option<String>,
+    /// Keep the output tensor at the source's precision.
+    pub leave_output_tensor: bool,
+}
+
+/// What was made.
+#[derive(Debug, Clone, Serialize)]
+pub struct Artifact {
+    /// Where it is.
+    pub path: PathBuf,
+    /// `gguf`, `mlx`, …
+    pub format: String,
+    /// By which recipe.
+    pub method: String,
+    /// By which backend's quantizer.
+    pub backend: String,
+    /// What the quantizer says.
+    #[serde(flatten)]
+    pub report: QuantizeReport,
+    /// Source bytes by output bytes.
+    pub ratio: f64,
+    /// How long it took, in milliseconds.
+    pub elapsed_ms: f64,
+}
+
+/// How long a cancelled worker may take to clean up before it is killed.
+const CANCEL_GRACE: Duration = Duration::from_secs(4);
+
+/// Makes a quantized model from `source`.
+///
+/// # Errors
+/// When no quantizer makes it, or the making fails or is cancelled. Then nothing is left behind.
+pub fn quantize(
+    source: &Source,
+    options: &QuantizeOptions,
+    candidates: &[Candidate],
+    config: &Config,
+    progress: &dyn Fn(&ProgressUpdate),
+    cancel: &CancelToken,
+) -> Result<Artifact> {
+    let method = options.method.as_deref().or(config.method.as_deref());
+    let (candidate, recipe) = find_quantizer(candidates, options.format.as_deref(), method)?;
+    let fingerprint = source::fingerprint(source)?;
+    let origin = source.hub.as_ref().map_or_else(|| source.path.display().to_string(), |(id, _)| id.clone());
+    let name = match &options.name {
+        Some(name) => checked_name(name)?,
+        None => format!("{}-{}", source.name, recipe.name).to_lowercase(),
+    };
+    let file = format!("{}.{}", name.strip_suffix(".gguf").unwrap_or(&name), recipe.format);
+    let target = match &options.output_dir {
+        Some(dir) => dir.join(&file),
+        None => store::place(config, &file, &origin, &fingerprint),
+    };
+    let dir = target.parent().unwrap_or(Path::new(".")).to_owned();
+    std::fs::create_dir_all(&dir).map_err(Error::io("creating", &dir))?;
+    let dir = dir.canonicalize().map_err(Error::io("resolving", &dir))?;
+    let target = dir.join(target.file_name().unwrap_or_default());
+    if target == source.path {
+        return Err(Error::Refused {
+            message: format!("`{}` is the source itself", target.display()),
+            hint: "choose another name with `--name`".into(),
+        });
+    }
+    let _lock = lock(&target, config)?;
+    let started = Instant::now();
+    let partial = Partial::create(&target)?;
+    let job = QuantizeJob {
+        source: source.path.clone(),
+        recipe: recipe.name.clone(),
+        output: partial.dir.join(target.file_name().unwrap_or_default()),
+        scratch_dir: partial.dir.join("scratch"),
+        threads: config.threads,
+        leave_output_tensor: options.leave_output_tensor,
+        provenance: provenance(source, &recipe, candidate),
+    };
+    std::fs::create_dir(&job.scratch_dir).map_err(Error::io("creating", &job.scratch_dir))?;
+    let report = run_worker(candidate, &job, config, progress, cancel)?;
+    publish(&job.output, &target)?;
+    drop(partial);
+    if options.output_dir.is_none() {
+        store::remember(
+            config,
+            &Record {
+                file: target.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                format: recipe.format.clone(),
+                method: recipe.name.clone(),
+                source: origin,
+                fingerprint,
+                size_bytes: report.output_bytes,
+            },
+        )?;
+    }
+    let ratio = if report.output_bytes > 0 { report.source_bytes as f64 / report.output_bytes as f64 } else { 0.0 };
+    Ok(Artifact {
+        path: target,
+        format: recipe.format,
+        method: recipe.name,
+        backend: candidate.name(),
+        report,
+        ratio,
+        elapsed_ms: started.elapsed().as_secs_f64() * 1e3,
+    })
+}
+
+/// The first candidate, available or not, whose quantizer makes `method` in `format`.
+fn find_quantizer<'a>(
+    candidates: &'a [Candidate],
+    format: Option<&str>,
+    method: Option<&str>,
+) -> Result<(&'a Candidate, Recipe)> {
+    let mut known = Vec::new();
+    for candidate in candidates {
+        let recipes = candidate.report.as_ref().map_or(&[][..], |report| &report.recipes);
+        for recipe in recipes.iter().filter(|recipe| format.is_none_or(|f| recipe.format.eq_ignore_ascii_case(f))) {
+            if method.is_none_or(|method| recipe.name.eq_ignore_ascii_case(method)) {
+                return Ok((candidate, recipe.clone()));
+            }
+            if !known.contains(&recipe.name) {
+                known.push(recipe.name.clone());
+            }
+        }
+    }
+    match method {
+        Some(method) if !known.is_empty() => Err(Error::UnknownRecipe { name: method.into(), known }),
+        _ => Err(Error::NoBackend {
+            task: format!("make {} models", format.unwrap_or("quantized").to_uppercase()),
+            reasons: candidates.iter().map(|c| format!("{}: {}", c.name(), describe(c))).collect(),
+        }),
+    }
+}
+
+fn describe(candidate: &Candidate) -> &str {
+    if candidate.report.is_some() { "it has no quantizer for that" } else { &candidate.reason }
+}
+
+fn checked_name(name: &str) -> Result<String> {
+    if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', '\0']) {
+        return Err(Error::Refused {
+            message: format!("`{name}` cannot be a file name"),
+            hint: "name the file only; `-o` names the folder".into(),
+        });
+    }
+    Ok(name.to_owned())
+}
+
+fn provenance(source: &Source, recipe: &Recipe, candidate: &Candidate) -> std::collections::BTreeMap<String, String> {
+    let version = candidate.manifest.as_ref().map_or_else(String::new, |m| m.version.to_string());
+    let mut keys = vec![
+        ("pajamas.version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("pajamas.method", recipe.name.clone()),
+        ("pajamas.quantizer", format!("{} {version}", candidate.name())),
+    ];
+    if let Some((id, commit)) = &source.hub {
+        keys.push(("general.source.huggingface.repository", id.clone()));
+        keys.push(("pajamas.source.commit", commit.clone()));
+    }
+    keys.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// One writer to a target: the lock lives in the cache folder, so that nothing is left beside the target.
+fn lock(target: &Path, config: &Config) -> Result<File> {
+    let dir = config.cache_dir().join("locks");
+    std::fs::create_dir_all(&dir).map_err(Error::io("creating", &dir))?;
+    let key = Sha256::digest(target.as_os_str().as_encoded_bytes());
+    let path =
+        dir.join(format!("{:02x}{:02x}{:02x}{:02x}{:02x}{:02x}.lock", key[0], key[1], key[2], key[3], key[4], key[5]));
+    let file = File::create(&path).map_err(Error::io("creating", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::Refused {
+            message: format!("another pajamas is writing `{}`", target.display()),
+            hint: "wait for it, or choose another name with `--name`".into(),
+        }),
+        Err(TryLockError::Error(error)) => Err(Error::io("locking", &path)(error)),
+    }
+}
+
+/// The folder beside the target that holds everything unfinished; removed when dropped.
+struct Partial {
+    dir: PathBuf,
+}
+
+impl Partial {
+    fn create(target: &Path) -> Result<Self> {
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        let dir = target.with_file_name(format!(".{name}.partial"));
+        // Whoever left one behind was killed: the lock says that nobody is at it now.
+        if dir.exists() {
+            std::fs::remove_dir_all(&dir).map_err(Error::io("removing", &dir))?;
+        }
+        std::fs::create_dir(&dir).map_err(Error::io("creating", &dir))?;
+        Ok(Self { dir })
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn run_worker(
+    candidate: &Candidate,
+    job: &QuantizeJob,
+    config: &Config,
+    progress: &dyn Fn(&ProgressUpdate),
+    cancel: &CancelToken,
+) -> Result<QuantizeReport> {
+    let mut worker = Worker::start(config)?;
+    worker.send(&Request::Quantize { plugin: candidate.path.clone(), job: job.clone() })?;
+    let mut cancelled_at: Option<Instant> = None;
+    loop {
+        match worker.poll(Duration::from_millis(50)) {
+            Ok(Some(Reply::Progress(update))) => progress(&update),
+            Ok(Some(Reply::Quantized(report))) if cancelled_at.is_none() => return Ok(report),
+            Ok(Some(Reply::Failed(error))) => return Err(error.into()),
+            Ok(Some(Reply::Quantized(_))) => return Err(Error::Interrupted),
+            Ok(Some(other)) => return Err(worker.confused(&other)),
+            Err(_) if cancelled_at.is_some() => return Err(Error::Interrupted),
+            Err(error) => return Err(error),
+            Ok(None) => (),
+        }
+        match cancelled_at {
+            None if cancel.is_cancelled() => {
+                cancelled_at = Some(Instant::now());
+                // A worker that is gone says so at the next poll.
+                let _ = worker.send(&Request::Cancel);
+            }
+            Some(at) if at.elapsed() > CANCEL_GRACE => return Err(Error::Interrupted),
+            _ => (),
+        }
+    }
+}
+
+/// Makes the finished file durable, then gives it its name.
+fn publish(from: &Path, to: &Path) -> Result<()> {
+    let file = File::open(from).map_err(Error::io("opening", from))?;
+    file.sync_all().map_err(Error::io("writing", from))?;
+    std::fs::rename(from, to).map_err(Error::io("renaming", from))?;
+    if let Some(dir) = to.parent().and_then(|dir| File::open(dir).ok()) {
+        // Not every file system can: the name is there all the same, only not yet durable.
+        let _ = dir.sync_all();
+    }
+    Ok(())
+}

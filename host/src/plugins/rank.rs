@@ -1,0 +1,212 @@
+//! Orders the candidates. Pure functions of what was reported and what the user wants; nothing is asked here.
+
+use super::{Candidate, Status};
+use crate::error::{Error, Result};
+use pajamas_plugin_api::{Availability, DeviceClass};
+use std::cmp::Reverse;
+
+/// Sorts best first: the preferred backend, then by device class, the plugin's own score, version and name; what
+/// cannot run comes after, in the order of how far it came.
+pub fn sort(candidates: &mut [Candidate], preferred: Option<&str>) {
+    candidates.sort_by_cached_key(|candidate| {
+        let preferred = candidate.status == Status::Available && preferred == Some(candidate.name().as_str());
+        let score = candidate.report.as_ref().map_or(0, |report| report.capabilities.score);
+        let features = candidate.manifest.as_ref().map_or(0, |m| m.cpu_features.len());
+        let version = candidate.manifest.as_ref().map(|m| m.version.clone());
+        (
+            status_order(candidate.status),
+            !preferred,
+            class_order(class(candidate)),
+            Reverse(score),
+            // Of one backend built for several CPU levels, the one for the newest.
+            Reverse(features),
+            Reverse(version),
+            candidate.name(),
+        )
+    });
+}
+
+fn status_order(status: Status) -> u8 {
+    match status {
+        Status::Available => 0,
+        Status::Unavailable => 1,
+        Status::Failed => 2,
+        Status::Refused => 3,
+        Status::Shadowed => 4,
+    }
+}
+
+/// The class of the candidate's best device.
+pub fn class(candidate: &Candidate) -> DeviceClass {
+    match candidate.report.as_ref().map(|report| &report.availability) {
+        Some(Availability::Available { devices }) => devices.first().map_or(DeviceClass::Other, |device| device.class),
+        _ => DeviceClass::Other,
+    }
+}
+
+fn class_order(class: DeviceClass) -> u8 {
+    match class {
+        DeviceClass::DiscreteGpu => 0,
+        DeviceClass::Npu | DeviceClass::IntegratedGpu => 1,
+        DeviceClass::Cpu => 2,
+        _ => 3,
+    }
+}
+
+/// The backend to run, and what to tell the user about the choice.
+#[derive(Debug)]
+pub struct Choice<'a> {
+    /// It.
+    pub candidate: &'a Candidate,
+    /// Set when another one was asked for.
+    pub warning: Option<String>,
+}
+
+/// The best of the sorted `candidates` that can load `format`; `requested` if it can.
+///
+/// # Errors
+/// When none can, or `requested` cannot and `fallback` is false, with every reason.
+pub fn choose<'a>(
+    candidates: &'a [Candidate],
+    format: &str,
+    requested: Option<&str>,
+    fallback: bool,
+) -> Result<Choice<'a>> {
+    let able = |candidate: &&Candidate| obstacle(candidate, format).is_none();
+    let Some(name) = requested else {
+        return match candidates.iter().find(able) {
+            Some(candidate) => Ok(Choice { candidate, warning: None }),
+            None => Err(none_can(candidates, format)),
+        };
+    };
+    let named: Vec<&Candidate> = candidates.iter().filter(|c| c.name() == name).collect();
+    if let Some(candidate) = named.iter().copied().find(able) {
+        return Ok(Choice { candidate, warning: None });
+    }
+    let Some(first) = named.first() else {
+        let mut installed: Vec<String> =
+            candidates.iter().filter(|c| c.manifest.is_some()).map(Candidate::name).collect();
+        installed.dedup();
+        return Err(Error::UnknownBackend { name: name.into(), installed });
+    };
+    let obstacle = obstacle(first, format).unwrap_or_default();
+    match candidates.iter().find(able) {
+        Some(candidate) if fallback => {
+            let remedy =
+                if first.remedy.is_empty() { String::new() } else { format!(" (to fix it: {})", first.remedy) };
+            let warning = format!("`{name}` cannot run: {obstacle}{remedy}; running on `{}`", candidate.name());
+            Ok(Choice { candidate, warning: Some(warning) })
+        }
+        _ => Err(Error::Refused { message: format!("`{name}` cannot run: {obstacle}"), hint: first.remedy.clone() }),
+    }
+}
+
+/// Why `candidate` cannot load `format`; none when it can.
+fn obstacle(candidate: &Candidate, format: &str) -> Option<String> {
+    if candidate.status != Status::Available {
+        return Some(candidate.reason.clone());
+    }
+    let formats = &candidate.report.as_ref()?.capabilities.formats;
+    (!formats.iter().any(|known| known.eq_ignore_ascii_case(format)))
+        .then(|| format!("it loads {} models, this is a {format} model", formats.join(", ")))
+}
+
+fn none_can(candidates: &[Candidate], format: &str) -> Error {
+    let reason = |c: &Candidate| format!("{}: {}", c.name(), obstacle(c, format).unwrap_or_default());
+    Error::NoBackend {
+        task: format!("run {} models", format.to_uppercase()),
+        reasons: candidates.iter().map(reason).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::worker::protocol::ProbeReport;
+    use pajamas_plugin_api::manifest::Manifest;
+    use pajamas_plugin_api::{Capabilities, Device};
+    use semver::Version;
+
+    fn candidate(name: &str, class: Option<DeviceClass>) -> Candidate {
+        let availability = match class {
+            Some(class) => Availability::Available {
+                devices: vec![Device { name: "d".into(), class, memory_total_bytes: 0, memory_free_bytes: 0 }],
+            },
+            None => Availability::Unavailable { reason: "no driver".into(), remedy: "install one".into() },
+        };
+        Candidate {
+            path: format!("/p/lib{name}.so").into(),
+            manifest: Some(Manifest {
+                name: name.into(),
+                version: Version::new(1, 0, 0),
+                description: String::new(),
+                api_version: Version::new(1, 0, 0),
+                minimum_host_api: Version::new(1, 0, 0),
+                target: String::new(),
+                formats: vec!["gguf".into()],
+                cpu_features: vec![],
+            }),
+            status: if class.is_some() { Status::Available } else { Status::Unavailable },
+            reason: if class.is_some() { String::new() } else { "no driver".into() },
+            remedy: if class.is_some() { String::new() } else { "install one".into() },
+            report: Some(ProbeReport {
+                availability,
+                capabilities: Capabilities::new("cpu", &["gguf"]),
+                recipes: vec![],
+                elapsed_ms: 0.0,
+            }),
+        }
+    }
+
+    fn order(mut candidates: Vec<Candidate>, preferred: Option<&str>) -> Vec<String> {
+        sort(&mut candidates, preferred);
+        candidates.iter().map(Candidate::name).collect()
+    }
+
+    #[test]
+    fn gpus_before_npus_before_cpus_before_software_and_the_unavailable_last() {
+        let all = || {
+            vec![
+                candidate("soft", Some(DeviceClass::Software)),
+                candidate("cuda", None),
+                candidate("cpu", Some(DeviceClass::Cpu)),
+                candidate("npu", Some(DeviceClass::Npu)),
+                candidate("gpu", Some(DeviceClass::DiscreteGpu)),
+            ]
+        };
+        assert_eq!(order(all(), None), ["gpu", "npu", "cpu", "soft", "cuda"]);
+        assert_eq!(order(all(), Some("cpu"))[0], "cpu");
+        assert_eq!(order(all(), Some("cuda"))[0], "gpu", "a preference does not make it able");
+    }
+
+    #[test]
+    fn among_equals_score_then_version_then_name() {
+        let mut newer = candidate("a", Some(DeviceClass::Cpu));
+        newer.manifest.as_mut().unwrap().version = Version::new(2, 0, 0);
+        newer.manifest.as_mut().unwrap().name = "newer".into();
+        let mut scored = candidate("scored", Some(DeviceClass::Cpu));
+        scored.report.as_mut().unwrap().capabilities.score = 5;
+        let rest = ["c", "b"].map(|n| candidate(n, Some(DeviceClass::Cpu)));
+        assert_eq!(order([vec![newer, scored], rest.into()].concat(), None), ["scored", "newer", "b", "c"]);
+    }
+
+    #[test]
+    fn an_unavailable_request_falls_back_with_the_reason_or_is_refused() {
+        let candidates = [candidate("gguf-cpu", Some(DeviceClass::Cpu)), candidate("gguf-cuda", None)];
+        let choice = choose(&candidates, "gguf", Some("gguf-cuda"), true).unwrap();
+        assert_eq!(choice.candidate.name(), "gguf-cpu");
+        assert_eq!(
+            choice.warning.unwrap(),
+            "`gguf-cuda` cannot run: no driver (to fix it: install one); running on `gguf-cpu`"
+        );
+        let error = choose(&candidates, "gguf", Some("gguf-cuda"), false).unwrap_err();
+        assert_eq!(
+            (error.to_string(), error.hint()),
+            ("`gguf-cuda` cannot run: no driver".into(), Some("install one".into()))
+        );
+        let error = choose(&candidates, "gguf", Some("guf-cpu"), true).unwrap_err();
+        assert_eq!(error.hint().unwrap(), "did you mean `gguf-cpu`?");
+        let error = choose(&candidates, "mlx", None, true).unwrap_err();
+        assert!(error.to_string().contains("gguf-cpu: it loads gguf models, this is a mlx model"), "{error}");
+    }
+}

@@ -1,0 +1,221 @@
+//! The host's end: starts a worker, talks to it, and ends it and everything it started.
+
+use super::protocol::{self, PROTOCOL_VERSION, Reply, Request};
+use crate::config::Config;
+use crate::env_vars::{self, PAJAMAS_WORKER};
+use crate::error::{Error, Result};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Bytes of a worker's stderr that are kept, the last ones.
+const STDERR_BYTES_MAX: usize = 16 * 1024;
+
+/// How long a worker may take to say hello.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A worker process. Dropping it ends it, with its whole process group.
+pub struct Worker {
+    child: Child,
+    requests: Option<ChildStdin>,
+    replies: Receiver<std::io::Result<Reply>>,
+    stderr: Option<JoinHandle<String>>,
+}
+
+impl Worker {
+    /// Starts a worker and greets it.
+    ///
+    /// # Errors
+    /// When there is no worker executable, or it is not this host's.
+    pub fn start(config: &Config) -> Result<Self> {
+        let executable = find_executable()?;
+        let mut command = Command::new(&executable);
+        // An aborting ggml would start a debugger to print its stack.
+        command.env("GGML_NO_BACKTRACE", "1").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let mut child = command.spawn().map_err(Error::io("starting", &executable))?;
+        let requests = child.stdin.take();
+        let (sender, replies) = mpsc::channel();
+        if let Some(mut stdout) = child.stdout.take() {
+            std::thread::spawn(move || {
+                while let Some(reply) = protocol::read::<Reply>(&mut stdout).transpose() {
+                    let failed = reply.is_err();
+                    if sender.send(reply).is_err() || failed {
+                        break;
+                    }
+                }
+            });
+        }
+        let stderr = child.stderr.take().map(|stderr| std::thread::spawn(move || keep_tail(stderr)));
+        let mut worker = Self { child, requests, replies, stderr };
+        worker.send(&Request::Hello {
+            protocol: PROTOCOL_VERSION,
+            cache_dir: config.cache_dir(),
+            thread_budget: config.threads.unwrap_or_else(crate::hardware::physical_cores),
+        })?;
+        match worker.receive(Some(START_TIMEOUT))? {
+            Reply::Ready { protocol: PROTOCOL_VERSION } => Ok(worker),
+            _ => Err(Error::Refused {
+                message: format!("`{}` is of another version than this pajamas", executable.display()),
+                hint: "install pajamas and pajamas-worker together".into(),
+            }),
+        }
+    }
+
+    /// Sends a request.
+    ///
+    /// # Errors
+    /// When the worker is gone.
+    pub fn send(&mut self, request: &Request) -> Result<()> {
+        let sent = self.requests.as_mut().is_some_and(|requests| protocol::write(requests, request).is_ok());
+        if sent { Ok(()) } else { Err(self.gone()) }
+    }
+
+    /// The next reply; the plugin's log lines go to `tracing` on the way.
+    ///
+    /// # Errors
+    /// When the worker ended or spoke nonsense, or took longer than `timeout`.
+    pub fn receive(&mut self, timeout: Option<Duration>) -> Result<Reply> {
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
+        loop {
+            let wait = deadline.map_or(Duration::MAX, |d| d.saturating_duration_since(Instant::now()));
+            match self.replies.recv_timeout(wait.min(Duration::from_secs(3600))) {
+                Ok(Ok(Reply::Log { level, target, message })) => log(level, &target, &message),
+                Ok(Ok(reply)) => return Ok(reply),
+                Ok(Err(error)) => return Err(self.failed(format!("spoke nonsense ({error})"))),
+                Err(RecvTimeoutError::Disconnected) => return Err(self.gone()),
+                Err(RecvTimeoutError::Timeout) if deadline.is_none() => (),
+                Err(RecvTimeoutError::Timeout) => {
+                    let seconds = timeout.unwrap_or_default().as_secs_f32();
+                    return Err(self.failed(format!("did not answer within {seconds} s")));
+                }
+            }
+        }
+    }
+
+    /// The next reply if there is one within `wait`.
+    ///
+    /// # Errors
+    /// As [`Self::receive`], but for the time.
+    pub fn poll(&mut self, wait: Duration) -> Result<Option<Reply>> {
+        match self.replies.recv_timeout(wait) {
+            Ok(Ok(Reply::Log { level, target, message })) => {
+                log(level, &target, &message);
+                Ok(None)
+            }
+            Ok(Ok(reply)) => Ok(Some(reply)),
+            Ok(Err(error)) => Err(self.failed(format!("spoke nonsense ({error})"))),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(self.gone()),
+        }
+    }
+
+    /// The error for a reply that does not belong here.
+    pub fn confused(&mut self, reply: &Reply) -> Error {
+        let name = format!("{reply:?}");
+        let name = name.split(['(', ' ']).next().unwrap_or_default();
+        self.failed(format!("gave an unexpected answer ({name})"))
+    }
+
+    /// The error for a worker that ended: how, and what it wrote last.
+    fn gone(&mut self) -> Error {
+        self.requests = None;
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let status = loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => break Some(status),
+                Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+                _ => break None,
+            }
+        };
+        self.failed(status.map_or_else(|| "closed its answers".into(), describe))
+    }
+
+    fn failed(&mut self, what: String) -> Error {
+        self.kill();
+        let stderr = self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        Error::Worker { what, stderr }
+    }
+
+    fn kill(&mut self) {
+        self.requests = None;
+        #[cfg(unix)]
+        if let Ok(group) = libc::pid_t::try_from(self.child.id()) {
+            // SAFETY: the group is the worker's own; the child is not reaped yet, so its id is not another's.
+            unsafe { libc::kill(-group, libc::SIGKILL) };
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(Some(_))) {
+            self.kill();
+        }
+    }
+}
+
+fn log(level: u8, target: &str, message: &str) {
+    use pajamas_plugin_api::LogLevel as L;
+    match L::from_number(level) {
+        L::Error => tracing::error!(target: "worker", "{target}: {message}"),
+        L::Warn => tracing::warn!(target: "worker", "{target}: {message}"),
+        L::Info => tracing::info!(target: "worker", "{target}: {message}"),
+        L::Debug => tracing::debug!(target: "worker", "{target}: {message}"),
+        L::Trace => tracing::trace!(target: "worker", "{target}: {message}"),
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    #[cfg(unix)]
+    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+        let name = match signal {
+            libc::SIGSEGV => "segmentation fault",
+            libc::SIGABRT => "abort",
+            libc::SIGILL => "illegal instruction",
+            libc::SIGBUS => "bus error",
+            libc::SIGKILL => "killed",
+            _ => "signal",
+        };
+        return format!("crashed ({name}, signal {signal})");
+    }
+    format!("ended without an answer ({status})")
+}
+
+/// Reads `from` to its end and keeps the last bytes.
+fn keep_tail(mut from: impl Read) -> String {
+    let (mut tail, mut buffer) = (Vec::new(), [0; 4096]);
+    while let Ok(count) = from.read(&mut buffer) {
+        if count == 0 {
+            break;
+        }
+        tail.extend_from_slice(&buffer[..count]);
+        let excess = tail.len().saturating_sub(STDERR_BYTES_MAX);
+        tail.drain(..excess);
+    }
+    String::from_utf8_lossy(&tail).into_owned()
+}
+
+/// The worker: named by the environment, or beside this program. Never this program itself: a library must not start
+/// its caller again.
+fn find_executable() -> Result<PathBuf> {
+    if let Some(path) = env_vars::value(PAJAMAS_WORKER) {
+        return Ok(path.into());
+    }
+    let program = std::env::current_exe().map_err(Error::io("finding", Path::new("this program")))?;
+    let name = format!("pajamas-worker{}", std::env::consts::EXE_SUFFIX);
+    let beside = program.with_file_name(&name);
+    if beside.is_file() {
+        return Ok(beside);
+    }
+    Err(Error::Refused {
+        message: format!("`{name}` is not beside `{}`", program.display()),
+        hint: format!("install them together, or set {PAJAMAS_WORKER}"),
+    })
+}

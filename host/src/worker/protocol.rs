@@ -1,0 +1,141 @@
+//! What host and worker say to each other: MessagePack messages in frames of a length (4 bytes, little-endian) and
+//! that many bytes. The worker's stdin carries [`Request`]s, a private copy of its stdout carries [`Reply`]s.
+
+use pajamas_plugin_api::abi::wire;
+use pajamas_plugin_api::{Availability, Capabilities, Error, ProgressUpdate, QuantizeJob, QuantizeReport, Recipe};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+
+/// Both ends must be of the same version: they are installed together.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Bytes that a message may have at the most.
+pub const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// What the host asks. After the first request, only `Cancel` may follow; the end of the stream means: clean up and go.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// First of all: who is there.
+    Hello {
+        /// [`PROTOCOL_VERSION`] of the host.
+        protocol: u32,
+        /// Where the plugins may cache.
+        cache_dir: PathBuf,
+        /// How many threads they may compute with.
+        thread_budget: u32,
+    },
+    /// Load the plugin and ask it.
+    Probe {
+        /// The plugin's file.
+        plugin: PathBuf,
+    },
+    /// Load the plugin and let it quantize.
+    Quantize {
+        /// The plugin's file.
+        plugin: PathBuf,
+        /// What to do. When it ends badly, the worker removes `job.output` and `job.scratch_dir`.
+        job: QuantizeJob,
+    },
+    /// Stop the work and clean up.
+    Cancel,
+}
+
+/// What the worker answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// To `Hello`.
+    Ready {
+        /// [`PROTOCOL_VERSION`] of the worker.
+        protocol: u32,
+    },
+    /// To `Probe`.
+    Probed(ProbeReport),
+    /// While it works.
+    Progress(ProgressUpdate),
+    /// A line of a plugin's log.
+    Log {
+        /// The number of a [`LogLevel`](pajamas_plugin_api::LogLevel).
+        level: u8,
+        /// Who wrote it.
+        target: String,
+        /// What.
+        message: String,
+    },
+    /// To `Quantize`.
+    Quantized(QuantizeReport),
+    /// To any request.
+    Failed(Error),
+}
+
+/// What a plugin answered when asked.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProbeReport {
+    /// Whether it can run here.
+    pub availability: Availability,
+    /// What it can do.
+    pub capabilities: Capabilities,
+    /// What its quantizer makes.
+    pub recipes: Vec<Recipe>,
+    /// How long `is_available` took, in milliseconds.
+    pub elapsed_ms: f64,
+}
+
+/// Writes one message.
+///
+/// # Errors
+/// When the other end is gone, or the message is too long.
+pub fn write<T: Serialize>(to: &mut impl Write, message: &T) -> io::Result<()> {
+    let bytes = wire::encode(message);
+    if bytes.len() > FRAME_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "message too long"));
+    }
+    to.write_all(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes())?;
+    to.write_all(&bytes)?;
+    to.flush()
+}
+
+/// Reads one message; none at the end of the stream.
+///
+/// # Errors
+/// When the stream ends inside a message, or it is too long or cannot be read.
+pub fn read<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Option<T>> {
+    let mut length = [0; 4];
+    match from.read(&mut length)? {
+        0 => return Ok(None),
+        read => from.read_exact(&mut length[read..])?,
+    }
+    let length = u32::from_le_bytes(length) as usize;
+    if length > FRAME_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message of {length} bytes")));
+    }
+    let mut bytes = vec![0; length];
+    from.read_exact(&mut bytes)?;
+    wire::decode(&bytes, "a message").map(Some).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_pass_and_the_end_is_none() {
+        let mut bytes = Vec::new();
+        write(&mut bytes, &Request::Cancel).unwrap();
+        write(&mut bytes, &Request::Probe { plugin: "/x".into() }).unwrap();
+        let mut from = bytes.as_slice();
+        assert!(matches!(read(&mut from).unwrap(), Some(Request::Cancel)));
+        assert!(matches!(read(&mut from).unwrap(), Some(Request::Probe { .. })));
+        assert!(read::<Request>(&mut from).unwrap().is_none());
+    }
+
+    #[test]
+    fn nonsense_is_an_error_and_allocates_nothing_large() {
+        for bytes in [&[0xff, 0xff, 0xff, 0xff][..], &[1, 0], &[4, 0, 0, 0, 1], &[1, 0, 0, 0, 0xc1]] {
+            assert!(read::<Request>(&mut &*bytes).is_err(), "{bytes:?}");
+        }
+    }
+}

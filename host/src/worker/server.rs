@@ -1,0 +1,145 @@
+//! The worker's end: takes one request, does it, answers, ends.
+
+use super::protocol::{self, PROTOCOL_VERSION, ProbeReport, Reply, Request};
+use pajamas_plugin_api::abi::client::Plugin;
+use pajamas_plugin_api::{CancelToken, Error, HostServices, ProgressUpdate, QuantizeJob, Result};
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long cancelled work may take to end by itself.
+const CANCEL_GRACE: Duration = Duration::from_secs(2);
+
+/// Where replies go; plugins report progress and log from any thread.
+#[derive(Clone)]
+struct Out(Arc<Mutex<File>>);
+
+impl Out {
+    fn send(&self, reply: &Reply) {
+        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A host that is gone is noticed where its requests come from.
+        let _ = protocol::write(&mut *file, reply);
+    }
+}
+
+/// Serves one request.
+///
+/// # Errors
+/// When the host speaks another protocol, or is gone.
+pub fn serve() -> io::Result<()> {
+    let out = Out(Arc::new(Mutex::new(take_stdout()?)));
+    no_core_dumps();
+    let mut stdin = io::stdin();
+    let hello = protocol::read(&mut stdin)?;
+    let Some(Request::Hello { protocol: PROTOCOL_VERSION, cache_dir, thread_budget }) = hello else {
+        return Err(io::Error::other("the host speaks another protocol"));
+    };
+    out.send(&Reply::Ready { protocol: PROTOCOL_VERSION });
+    let Some(request) = protocol::read(&mut stdin)? else { return Ok(()) };
+    let log = {
+        let out = out.clone();
+        move |level: pajamas_plugin_api::LogLevel, target: &str, message: &str| {
+            out.send(&Reply::Log { level: level as u8, target: target.into(), message: message.into() });
+        }
+    };
+    let services = HostServices::new(log, cache_dir, thread_budget);
+    let reply = match request {
+        Request::Probe { plugin } => probe(&plugin, services).map(Reply::Probed),
+        Request::Quantize { plugin, job } => quantize(&plugin, &job, services, &out),
+        Request::Hello { .. } | Request::Cancel => return Err(io::Error::other("unexpected request")),
+    };
+    out.send(&reply.unwrap_or_else(Reply::Failed));
+    Ok(())
+}
+
+fn probe(path: &Path, services: HostServices) -> Result<ProbeReport> {
+    // SAFETY: the host has decided to trust the file, and this process is there to bear what its code does.
+    let plugin = unsafe { Plugin::open(path, services) }?;
+    let started = Instant::now();
+    let availability = plugin.is_available()?;
+    let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
+    Ok(ProbeReport { availability, capabilities: plugin.capabilities()?, recipes: plugin.recipes()?, elapsed_ms })
+}
+
+fn quantize(path: &Path, job: &QuantizeJob, services: HostServices, out: &Out) -> Result<Reply> {
+    let cancelled = Arc::new(AtomicBool::new(false));
+    clean_up_when_told(&cancelled, job.clone());
+    // SAFETY: as in `probe`.
+    let plugin = unsafe { Plugin::open(path, services) }?;
+    let last = Mutex::new((Instant::now() - Duration::from_secs(1), String::new()));
+    let progress = |update: &ProgressUpdate| {
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.0.elapsed() >= Duration::from_millis(50) || last.1 != update.stage || update.fraction >= 1.0 {
+            *last = (Instant::now(), update.stage.clone());
+            out.send(&Reply::Progress(update.clone()));
+        }
+    };
+    let result = plugin.quantize(job, &progress, &CancelToken::from_flag(Arc::clone(&cancelled)));
+    // The host may be gone: whoever is left cleans up.
+    if result.is_err() || cancelled.load(Ordering::Relaxed) {
+        remove_leftovers(job);
+    }
+    result.map(Reply::Quantized)
+}
+
+fn remove_leftovers(job: &QuantizeJob) {
+    for path in [&job.output, &job.scratch_dir] {
+        let _ = std::fs::remove_dir_all(path);
+        let _ = std::fs::remove_file(path);
+    }
+    // The folder that held them, if nothing else is in it.
+    if let Some(parent) = job.scratch_dir.parent() {
+        let _ = std::fs::remove_dir(parent);
+    }
+}
+
+/// Watches for `Cancel` or the host's end. The work gets a moment to end by itself; then the files go, and this
+/// process with them: an engine inside a long computation cannot be asked.
+fn clean_up_when_told(cancelled: &Arc<AtomicBool>, job: QuantizeJob) {
+    let cancelled = Arc::clone(cancelled);
+    std::thread::spawn(move || {
+        let _ = protocol::read::<Request>(&mut io::stdin());
+        cancelled.store(true, Ordering::Relaxed);
+        std::thread::sleep(CANCEL_GRACE);
+        remove_leftovers(&job);
+        std::process::exit(1);
+    });
+}
+
+/// Keeps the real stdout for replies and points file descriptor 1 at stderr, so that nothing a plugin prints can get
+/// between the frames.
+#[cfg(unix)]
+fn take_stdout() -> io::Result<File> {
+    use std::os::fd::{AsFd, AsRawFd};
+    let replies = io::stdout().as_fd().try_clone_to_owned()?;
+    // SAFETY: both descriptors are open; dup2 closes and replaces the second.
+    if unsafe { libc::dup2(io::stderr().as_raw_fd(), io::stdout().as_raw_fd()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(replies.into())
+}
+
+/// Uses stdout as it is.
+#[cfg(not(unix))]
+fn take_stdout() -> io::Result<File> {
+    use std::os::windows::io::AsHandle;
+    Ok(io::stdout().as_handle().try_clone_to_owned()?.into())
+}
+
+/// A crashing plugin must not fill the disk with this process's memory.
+fn no_core_dumps() {
+    #[cfg(unix)]
+    {
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `none` lives during the call. Failure leaves things as they were.
+        unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) };
+    }
+}
+
+/// The error that a worker's `main` prints.
+pub fn describe(error: &io::Error) -> Error {
+    Error::other(format!("pajamas-worker serves pajamas and is not started by hand: {error}"))
+}
