@@ -1,0 +1,38 @@
+//! `gguf-cpu`: the llama.cpp engine on the CPU, as a plugin.
+
+use pajamas_plugin_api::{
+    Availability, Backend, CancelToken, Capabilities, LoadRequest, Model, Progress, Quantizer, Result, export_plugin,
+};
+
+struct GgufCpu;
+
+impl Backend for GgufCpu {
+    fn is_available(&self) -> Availability {
+        match pajamas_gguf::cpu_device() {
+            Some(device) => Availability::Available { devices: vec![device] },
+            None => Availability::Unavailable {
+                reason: "llama.cpp was built without its CPU backend".into(),
+                remedy: "rebuild the plugin: `make plugin-gguf-cpu`".into(),
+            },
+        }
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        pajamas_gguf::capabilities("cpu", false)
+    }
+
+    fn load_model(&self, request: &LoadRequest, progress: &Progress, cancel: &CancelToken) -> Result<Box<dyn Model>> {
+        pajamas_gguf::load(request, progress, cancel)
+    }
+
+    fn quantizer(&self) -> Option<&dyn Quantizer> {
+        Some(&pajamas_gguf::GgufQuantizer)
+    }
+}
+
+export_plugin! {
+    name: "gguf-cpu",
+    formats: "gguf",
+    cpu_features: env!("PAJAMAS_CPU_FEATURES"),
+    backend: || Box::new(GgufCpu),
+}

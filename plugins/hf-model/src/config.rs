@@ -144,7 +144,9 @@ impl Config {
             Some(heads) => Ok(heads),
             // `null` means one KV head per query head in every class; a missing key means the class's default.
             None if self.raw.get("num_key_value_heads").is_some() => self.attention_heads(),
-            None => self.defaults().and_then(|defaults| defaults.key_value_heads).map_or_else(|| self.attention_heads(), Ok),
+            None => {
+                self.defaults().and_then(|defaults| defaults.key_value_heads).map_or_else(|| self.attention_heads(), Ok)
+            }
         }
     }
 
@@ -260,8 +262,7 @@ impl Config {
     }
 
     fn required(&self, key: &str) -> Result<u64> {
-        self.number(key)?
-            .ok_or_else(|| Error::invalid_model(format!("`{}` has no `{key}`", self.path.display())))
+        self.number(key)?.ok_or_else(|| Error::invalid_model(format!("`{}` has no `{key}`", self.path.display())))
     }
 }
 

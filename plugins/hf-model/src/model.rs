@@ -128,7 +128,8 @@ impl HfModel {
     /// (`models--org--name/snapshots/<commit>`) gives the repository's name, not the commit's.
     pub fn model_id(&self) -> String {
         // A path such as `.` has no name of its own; links are kept as they are unless that is so.
-        let named = if self.dir.file_name().is_some() { self.dir.clone() } else { self.dir.canonicalize().unwrap_or_default() };
+        let named =
+            if self.dir.file_name().is_some() { self.dir.clone() } else { self.dir.canonicalize().unwrap_or_default() };
         let name = |path: Option<&Path>| {
             path.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
         };
@@ -207,7 +208,10 @@ fn read_weight_map(dir: &Path) -> Result<Option<BTreeMap<String, String>>> {
         let file = file.as_str().ok_or_else(malformed)?;
         // A shard is a file in this very folder: an index must not reach out of it.
         if file.is_empty() || file.contains(['/', '\\']) || file == ".." {
-            return Err(Error::invalid_model(format!("`{}` names a shard outside of its folder: `{file}`", path.display())));
+            return Err(Error::invalid_model(format!(
+                "`{}` names a shard outside of its folder: `{file}`",
+                path.display()
+            )));
         }
         weight_map.insert(name.clone(), file.to_owned());
     }

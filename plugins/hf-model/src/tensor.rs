@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// How the elements of a tensor are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dtype {
     /// IEEE 754 single precision.
     F32,
@@ -140,9 +140,8 @@ impl Tensor {
                 self.dtype.name()
             )));
         };
-        let outside = || {
-            Error::invalid_request(format!("elements {range:?} of tensor `{}` lie outside of it", self.name))
-        };
+        let outside =
+            || Error::invalid_request(format!("elements {range:?} of tensor `{}` lie outside of it", self.name));
         let start = range.start.checked_mul(size).ok_or_else(outside)?;
         let end = range.end.checked_mul(size).filter(|end| *end <= self.len).ok_or_else(outside)?;
         Ok(decode_f32(self.dtype, &self.read(start..end)?))

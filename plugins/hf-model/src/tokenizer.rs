@@ -56,8 +56,8 @@ impl TokenizerFiles {
             };
             return Err(error.with_hint("fetch tokenizer.json, or let transformers write it with save_pretrained"));
         };
-        let tokenizer_config =
-            read_json_if_present(&dir.join("tokenizer_config.json"))?.unwrap_or_else(|| Value::Object(Default::default()));
+        let tokenizer_config = read_json_if_present(&dir.join("tokenizer_config.json"))?
+            .unwrap_or_else(|| Value::Object(Default::default()));
         let special_tokens_map = read_json_if_present(&dir.join("special_tokens_map.json"))?;
         let malformed = |what: &str| Error::invalid_model(format!("`{}` has no usable {what}", path.display()));
 
@@ -159,11 +159,9 @@ fn vocabulary(tokenizer: &Value) -> Option<BTreeMap<u32, String>> {
     match vocabulary {
         Value::Object(map) => map.iter().map(|(text, id)| Some((as_id(id)?, text.clone()))).collect(),
         // Unigram models list pairs of text and score; the position is the id.
-        Value::Array(list) => list
-            .iter()
-            .zip(0..)
-            .map(|(entry, id)| Some((id, entry.get(0)?.as_str()?.to_owned())))
-            .collect(),
+        Value::Array(list) => {
+            list.iter().zip(0..).map(|(entry, id)| Some((id, entry.get(0)?.as_str()?.to_owned()))).collect()
+        }
         _ => None,
     }
 }

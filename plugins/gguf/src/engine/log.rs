@@ -111,8 +111,14 @@ pub(crate) fn reasons(lines: &[(LogLevel, String)]) -> Vec<String> {
 
 /// Whether llama.cpp's `lines` speak of memory that could not be had.
 pub(crate) fn speaks_of_memory(lines: &[(LogLevel, String)]) -> bool {
-    const SIGNS: [&str; 6] =
-        ["failed to allocate", "unable to allocate", "out of memory", "cudaMalloc failed", "bad_alloc", "OutOfDeviceMemory"];
+    const SIGNS: [&str; 6] = [
+        "failed to allocate",
+        "unable to allocate",
+        "out of memory",
+        "cudaMalloc failed",
+        "bad_alloc",
+        "OutOfDeviceMemory",
+    ];
     lines.iter().any(|(_, line)| SIGNS.iter().any(|sign| line.contains(sign)))
 }
 

@@ -76,7 +76,10 @@ impl Settings {
         let threads = request.threads.unwrap_or_else(|| host().thread_budget());
         let flag = |name: &str, default: bool| request.bool(name).unwrap_or(default);
         Ok(Self {
-            context_length: request.context_length.map(|n| within("context length", n.into(), 1, i64::from(i32::MAX))).transpose()?,
+            context_length: request
+                .context_length
+                .map(|n| within("context length", n.into(), 1, i64::from(i32::MAX)))
+                .transpose()?,
             slots: within("parallel slots", request.parallel_slots.into(), 1, SLOTS_MAX.into())?,
             threads: within("threads", threads.into(), 1, THREADS_MAX.into())?.cast_signed(),
             load_mode: match (flag("mmap", true), flag("mlock", false)) {
@@ -129,9 +132,10 @@ fn cache_type(option: &str, name: Option<&str>) -> Result<CacheType> {
 }
 
 fn within(name: &str, value: i64, min: i64, max: i64) -> Result<u32> {
-    u32::try_from(value).ok().filter(|_| (min..=max).contains(&value)).ok_or_else(|| {
-        Error::invalid_request(format!("{name} must be from {min} to {max}, and {value} was asked for"))
-    })
+    u32::try_from(value)
+        .ok()
+        .filter(|_| (min..=max).contains(&value))
+        .ok_or_else(|| Error::invalid_request(format!("{name} must be from {min} to {max}, and {value} was asked for")))
 }
 
 fn unknown_word(option: &str, word: &str, words: &[&str]) -> Error {

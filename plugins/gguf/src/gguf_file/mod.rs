@@ -25,3 +25,6 @@ pub(crate) const DIMENSIONS_MAX: usize = 4;
 pub(crate) fn align_up(position: u64, alignment: u64) -> Option<u64> {
     Some(position.checked_add(alignment - 1)? & !(alignment - 1))
 }
+
+#[cfg(test)]
+mod tests;

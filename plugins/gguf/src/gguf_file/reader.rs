@@ -8,14 +8,14 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// The most metadata keys that are read; published files have about 50.
-pub const METADATA_COUNT_MAX: u64 = 65_536;
+pub const METADATA_COUNT_MAX: u64 = 16_384;
 /// The most tensors that are read; the largest published models have some thousands per file.
 pub const TENSOR_COUNT_MAX: u64 = 1 << 20;
 /// The longest key or tensor name, in bytes.
 pub const NAME_BYTES_MAX: u64 = 65_535;
 /// The longest string value, in bytes: a chat template has some ten thousand.
 pub const STRING_BYTES_MAX: u64 = 64 << 20;
-/// The most elements of an array: vocabularies have some hundred thousand.
+/// The most elements of all arrays together: vocabularies have some hundred thousand.
 pub const ARRAY_LENGTH_MAX: u64 = 16 << 20;
 /// How deep arrays may nest.
 pub const ARRAY_DEPTH_MAX: u32 = 4;
@@ -65,7 +65,7 @@ impl GgufFile {
 
     /// Reads a header from `source`, which holds `file_bytes` bytes; `path` is for messages.
     pub fn parse(source: impl Read, file_bytes: u64, path: &Path) -> Result<Self> {
-        let mut parser = Parser { source, position: 0, file_bytes, path };
+        let mut parser = Parser { source, position: 0, file_bytes, elements: 0, path };
         let magic: [u8; 4] = parser.bytes()?;
         if magic != MAGIC {
             return Err(parser.error(format!("is not a GGUF file: it begins with {magic:02x?}")));
@@ -103,7 +103,8 @@ impl GgufFile {
             }
             tensors.push(tensor);
         }
-        let too_large = || Error::invalid_model(format!("`{}` promises more bytes than can be counted", path.display()));
+        let too_large =
+            || Error::invalid_model(format!("`{}` promises more bytes than can be counted", path.display()));
         let data_offset = align_up(parser.position, alignment).ok_or_else(too_large)?;
         for tensor in &mut tensors {
             tensor.offset = tensor.offset.checked_add(data_offset).ok_or_else(too_large)?;
@@ -184,6 +185,8 @@ struct Parser<'a, R> {
     source: R,
     position: u64,
     file_bytes: u64,
+    /// Elements of arrays read so far.
+    elements: u64,
     path: &'a Path,
 }
 
@@ -196,7 +199,9 @@ impl<R: Read> Parser<'_, R> {
         let needed = self.position.saturating_add(buffer.len() as u64);
         if needed > self.file_bytes {
             let has = self.file_bytes;
-            return Err(self.error(format!("is truncated: its header needs at least {needed} bytes, the file has {has}")));
+            return Err(
+                self.error(format!("is truncated: its header needs at least {needed} bytes, the file has {has}"))
+            );
         }
         self.source.read_exact(buffer).map_err(|error| Error::io("reading", self.path, &error))?;
         self.position = needed;
@@ -231,7 +236,9 @@ impl<R: Read> Parser<'_, R> {
         // Before the allocation, so that a short file cannot ask for a large one.
         if length > self.file_bytes - self.position {
             let (needed, has) = (self.position + length, self.file_bytes);
-            return Err(self.error(format!("is truncated: its header needs at least {needed} bytes, the file has {has}")));
+            return Err(
+                self.error(format!("is truncated: its header needs at least {needed} bytes, the file has {has}"))
+            );
         }
         let mut buffer = vec![0; length as usize];
         self.fill(&mut buffer)?;
@@ -270,11 +277,14 @@ impl<R: Read> Parser<'_, R> {
             return Err(self.error(format!("is damaged: its arrays nest deeper than {ARRAY_DEPTH_MAX}")));
         }
         let element = self.value_type()?;
-        let length = self.capped("elements of an array", ARRAY_LENGTH_MAX)?;
+        let length = self.capped("elements of an array", ARRAY_LENGTH_MAX - self.elements)?;
+        self.elements += length;
         let fewest_bytes = length * element.size_bytes_min();
         if fewest_bytes > self.file_bytes - self.position {
             let (needed, has) = (self.position + fewest_bytes, self.file_bytes);
-            return Err(self.error(format!("is truncated: its header needs at least {needed} bytes, the file has {has}")));
+            return Err(
+                self.error(format!("is truncated: its header needs at least {needed} bytes, the file has {has}"))
+            );
         }
         let mut items = Vec::with_capacity(length as usize);
         for _ in 0..length {
@@ -296,7 +306,7 @@ impl<R: Read> Parser<'_, R> {
     /// A tensor whose offset still counts from the start of the data.
     fn tensor(&mut self, alignment: u64) -> Result<TensorInfo> {
         let name = self.string("a tensor's name", NAME_BYTES_MAX)?;
-        let shown = name.escape_debug();
+        let shown = name.escape_debug().to_string();
         let dimensions = self.u32()?;
         if dimensions as usize > DIMENSIONS_MAX {
             return Err(self.error(format!(
@@ -324,7 +334,6 @@ impl<R: Read> Parser<'_, R> {
                 "is damaged: tensor `{shown}` begins at {offset}, which is no multiple of {alignment}"
             )));
         }
-        drop(shown);
         Ok(TensorInfo { name, shape, ggml_type, offset, size_bytes })
     }
 }

@@ -68,10 +68,8 @@ impl GgufWriter {
             header.extend_from_slice(&tensor.ggml_type.id.to_le_bytes());
             header.extend_from_slice(&offset.to_le_bytes());
             sizes.push((tensor.name.clone(), bytes));
-            offset = offset
-                .checked_add(bytes)
-                .and_then(|end| align_up(end, ALIGNMENT_DEFAULT))
-                .ok_or_else(impossible)?;
+            offset =
+                offset.checked_add(bytes).and_then(|end| align_up(end, ALIGNMENT_DEFAULT)).ok_or_else(impossible)?;
         }
         header.resize(header.len().next_multiple_of(ALIGNMENT_DEFAULT as usize), 0);
 

@@ -1,0 +1,73 @@
+//! Llama 1 to 3 and Mistral: rows of q and k interleaved, Llama 3's rope scaling as a tensor.
+
+use super::{DecoderTraits, Family, GeneratedTensor, TensorRule, decoder_tensors};
+use crate::gguf_file::Metadata;
+use pajamas_hf_model::{Config, RopeScaling};
+use pajamas_plugin_api::Result;
+
+/// See the module.
+pub(super) struct Llama;
+
+impl Family for Llama {
+    fn architectures(&self) -> &'static [&'static str] {
+        &["LlamaForCausalLM", "MistralForCausalLM"]
+    }
+
+    fn gguf_architecture(&self) -> &'static str {
+        "llama"
+    }
+
+    fn tensors(&self, config: &Config) -> Result<Vec<TensorRule>> {
+        let bias = config.flag("attention_bias");
+        decoder_tensors(
+            config,
+            DecoderTraits {
+                qkv_bias: bias,
+                output_bias: bias,
+                feed_forward_bias: config.flag("mlp_bias"),
+                interleave_q_k: true,
+            },
+        )
+    }
+
+    fn add_metadata(&self, config: &Config, metadata: &mut Metadata) -> Result<()> {
+        metadata.set("llama.vocab_size", config.vocabulary_size()? as u32);
+        metadata.set("llama.rope.dimension_count", config.head_dim()? as u32);
+        Ok(())
+    }
+
+    fn generated_tensors(&self, config: &Config) -> Result<Vec<GeneratedTensor>> {
+        let rope = config.rope()?;
+        let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context_length } = rope.scaling
+        else {
+            return Ok(Vec::new());
+        };
+        let head_dim = config.head_dim()?;
+        let original = original_context_length as f32;
+        let values = (0..head_dim)
+            .step_by(2)
+            .map(|index| {
+                // In single precision throughout, with divisions of constants done as products with reciprocals: the
+                // same roundings as in PyTorch, so that the bytes are the same.
+                let exponent = index as f32 / head_dim as f32;
+                let power = rope.theta.powf(f64::from(exponent)) as f32;
+                let frequency = power.recip();
+                let wavelength = frequency.recip() * std::f64::consts::TAU as f32;
+                if wavelength < (original_context_length as f64 / high_freq_factor) as f32 {
+                    1.0
+                } else if wavelength > (original_context_length as f64 / low_freq_factor) as f32 {
+                    factor as f32
+                } else {
+                    let span = (high_freq_factor - low_freq_factor) as f32;
+                    let smooth = (wavelength.recip() * original - low_freq_factor as f32) / span;
+                    ((1.0 - smooth) / factor as f32 + smooth).recip()
+                }
+            })
+            .collect();
+        Ok(vec![GeneratedTensor { target: "rope_freqs.weight".into(), values }])
+    }
+
+    fn says_space_prefix(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,164 @@
+//! The header's `general.*` keys and the architecture's hyper-parameters, in the order of llama.cpp's converter.
+
+use super::families::Family;
+use super::naming;
+use crate::gguf_file::{FileType, Metadata, Value};
+use pajamas_hf_model::{Config, HfModel, RopeScaling};
+use pajamas_plugin_api::{Error, Result};
+use serde_json::Value as Json;
+
+/// The version of ggml's block formats that files are made for.
+const QUANTIZATION_VERSION: u32 = 2;
+
+/// Sampling defaults: the key in `generation_config.json`, the key in the file, whether it is a whole number.
+const SAMPLING: [(&str, &str, bool); 10] = [
+    ("top_k", "top_k", true),
+    ("top_p", "top_p", false),
+    ("min_p", "min_p", false),
+    ("xtc_probability", "xtc_probability", false),
+    ("xtc_threshold", "xtc_threshold", false),
+    ("temperature", "temp", false),
+    ("penalty_last_n", "penalty_last_n", true),
+    ("repetition_penalty", "penalty_repeat", false),
+    ("mirostat_tau", "mirostat_tau", false),
+    ("mirostat_eta", "mirostat_eta", false),
+];
+
+/// Everything but the tokenizer. `parameters` counts the elements of all tensors.
+pub(super) fn metadata(
+    source: &HfModel,
+    family: &dyn Family,
+    file_type: FileType,
+    parameters: u64,
+    notes: &mut Vec<String>,
+) -> Result<Metadata> {
+    let mut metadata = Metadata::default();
+    metadata.set("general.architecture", family.gguf_architecture());
+    metadata.set("general.type", "model");
+    add_sampling(source, &mut metadata);
+    add_names(source, parameters, &mut metadata);
+    add_hyper_parameters(source.config(), family.gguf_architecture(), &mut metadata, notes)?;
+    metadata.set("general.file_type", file_type.id);
+    family.add_metadata(source.config(), &mut metadata)?;
+    metadata.set("general.quantization_version", QUANTIZATION_VERSION);
+    notes.extend(family.notes(source.config()));
+    Ok(metadata)
+}
+
+fn add_sampling(source: &HfModel, metadata: &mut Metadata) {
+    let Some(generation) = source.generation_config() else { return };
+    for (key, name, whole) in SAMPLING {
+        let Some(number) = generation.get(key).and_then(Json::as_f64) else { continue };
+        let value = if whole { Value::I32(number as i32) } else { Value::F32(number as f32) };
+        metadata.set(format!("general.sampling.{name}"), value);
+    }
+}
+
+/// The name comes from the source alone: a user's name for the file never becomes the model's.
+fn add_names(source: &HfModel, parameters: u64, metadata: &mut Metadata) {
+    let folder = naming::parse(&source.model_id(), parameters);
+    // transformers leaves the id it loaded from; a path there says nothing about the model.
+    let stated = source
+        .config()
+        .raw()
+        .get("_name_or_path")
+        .and_then(Json::as_str)
+        .filter(|name| !name.is_empty() && name.matches('/').count() <= 1)
+        .map(|name| naming::parse(name, parameters))
+        .unwrap_or_default();
+    let name = stated.name.or(folder.name).unwrap_or_default();
+    let title = naming::title(&name);
+    metadata.set("general.name", if title.is_empty() { "model".to_owned() } else { title });
+    let mut set = |key: &str, value: Option<String>| {
+        if let Some(value) = value {
+            metadata.set(format!("general.{key}"), value);
+        }
+    };
+    set("version", stated.version.or(folder.version));
+    set("organization", stated.organization.or(folder.organization).map(|name| naming::title(&name)));
+    set("finetune", stated.finetune.or(folder.finetune));
+    set("basename", stated.basename.or(folder.basename));
+    let size_label = stated.size_label.or(folder.size_label);
+    set("size_label", size_label.or_else(|| Some(naming::size_label(parameters))));
+}
+
+fn add_hyper_parameters(
+    config: &Config,
+    architecture: &str,
+    metadata: &mut Metadata,
+    notes: &mut Vec<String>,
+) -> Result<()> {
+    let key = |name: &str| format!("{architecture}.{name}");
+    // `Config` refuses what does not fit 32 bits.
+    let counts = [
+        ("block_count", config.layers()?),
+        ("context_length", config.context_length()?),
+        ("embedding_length", config.hidden_size()?),
+        ("feed_forward_length", config.intermediate_size()?),
+        ("attention.head_count", config.attention_heads()?),
+        ("attention.head_count_kv", config.key_value_heads()?),
+    ];
+    for (name, count) in counts {
+        metadata.set(key(name), count as u32);
+    }
+    add_rope(config, architecture, metadata, notes)?;
+    metadata.set(key("attention.layer_norm_rms_epsilon"), config.rms_norm_epsilon() as f32);
+    if config.has_head_dim() {
+        let head_dim = config.head_dim()? as u32;
+        metadata.set(key("attention.key_length"), head_dim);
+        metadata.set(key("attention.value_length"), head_dim);
+    }
+    Ok(())
+}
+
+fn add_rope(config: &Config, architecture: &str, metadata: &mut Metadata, notes: &mut Vec<String>) -> Result<()> {
+    let key = |name: &str| format!("{architecture}.rope.{name}");
+    let rope = config.rope()?;
+    match &rope.scaling {
+        RopeScaling::None => {}
+        RopeScaling::Linear { factor } => {
+            metadata.set(key("scaling.type"), "linear");
+            metadata.set(key("scaling.factor"), *factor as f32);
+        }
+        RopeScaling::Yarn {
+            factor,
+            original_context_length,
+            extrapolation_factor,
+            attention_factor,
+            beta_fast,
+            beta_slow,
+        } => {
+            metadata.set(key("scaling.type"), "yarn");
+            metadata.set(key("scaling.factor"), *factor as f32);
+            metadata.set(key("scaling.original_context_length"), *original_context_length as u32);
+            let optional = [
+                ("yarn_ext_factor", extrapolation_factor),
+                ("yarn_attn_factor", attention_factor),
+                ("yarn_beta_fast", beta_fast),
+                ("yarn_beta_slow", beta_slow),
+            ];
+            for (name, value) in optional {
+                if let Some(value) = value {
+                    metadata.set(key(&format!("scaling.{name}")), *value as f32);
+                }
+            }
+        }
+        RopeScaling::Llama3 { .. } if architecture == "llama" => {}
+        RopeScaling::Other(kind) if kind == "dynamic" => {
+            notes.push("dynamic rope scaling is left out: beyond the trained context, answers differ".into());
+        }
+        RopeScaling::Llama3 { .. } => return Err(unknown_scaling(config, "llama3", architecture)),
+        RopeScaling::Other(kind) => return Err(unknown_scaling(config, kind, architecture)),
+    }
+    metadata.set(key("freq_base"), rope.theta as f32);
+    Ok(())
+}
+
+fn unknown_scaling(config: &Config, kind: &str, architecture: &str) -> Error {
+    Error::unsupported(format!(
+        "`{}` asks for rope scaling `{}`, which cannot be converted for {architecture}",
+        config.path().display(),
+        kind.escape_debug()
+    ))
+    .with_hint("linear and yarn can be converted, and llama3 for Llama models")
+}

@@ -1,0 +1,239 @@
+//! Conversion of the test model against what llama.cpp's converter made of it, and one refusal per defect.
+
+use super::*;
+use crate::gguf_file::{GgufFile, Metadata, Value};
+use pajamas_plugin_api::ErrorKind;
+use serde_json::{Value as Json, json};
+use sha2::{Digest, Sha256};
+use std::path::PathBuf;
+use std::sync::Mutex;
+use tempfile::TempDir;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures")
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A copy of the test model whose files can be changed.
+fn model_copy() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for name in
+        ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    {
+        std::fs::copy(fixtures().join("pajama-tiny").join(name), dir.path().join(name)).unwrap();
+    }
+    dir
+}
+
+fn edit(dir: &TempDir, file: &str, change: impl FnOnce(&mut Json)) {
+    let path = dir.path().join(file);
+    let mut value: Json = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    change(&mut value);
+    std::fs::write(path, value.to_string()).unwrap();
+}
+
+fn convert_to(source: &Path, output: &Path, target: FloatType) -> Result<ConvertReport> {
+    let provenance = BTreeMap::new();
+    convert(&HfModel::open(source)?, output, target, &provenance, &Progress::default(), &CancelToken::never())
+}
+
+fn refusal(dir: &TempDir) -> Error {
+    let output = dir.path().join("out.gguf");
+    let error = convert_to(dir.path(), &output, FloatType::Auto).unwrap_err();
+    assert!(!output.exists(), "a failed conversion leaves nothing behind");
+    error
+}
+
+/// The golden file's form of a value: its types, and the value or the length and hash of a long array.
+fn as_json(value: &Value) -> Json {
+    let scalar = |value: &Value| match value {
+        Value::String(text) => json!(text),
+        Value::Bool(value) => json!(value),
+        Value::F32(value) => json!(f64::from(*value)),
+        Value::I32(value) => json!(value),
+        other => json!(other.as_u64()),
+    };
+    match value.as_array() {
+        Some(items) if items.len() > 16 => {
+            let text: String = items
+                .iter()
+                .map(|item| match item {
+                    Value::I32(value) => format!("{value}\n"),
+                    other => format!("{}\n", other.as_str().unwrap()),
+                })
+                .collect();
+            json!({"length": items.len(), "sha256": sha256(text.as_bytes())})
+        }
+        Some(items) => items.iter().map(scalar).collect(),
+        None => scalar(value),
+    }
+}
+
+#[test]
+fn the_test_model_comes_out_as_from_llama_cpp() {
+    let golden: Json =
+        serde_json::from_slice(&std::fs::read(fixtures().join("golden/converter-pajama-tiny.json")).unwrap()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for (name, target) in [("auto", FloatType::Auto), ("f16", FloatType::F16), ("f32", FloatType::F32)] {
+        let output = dir.path().join(format!("{name}.gguf"));
+        let report = convert_to(&fixtures().join("pajama-tiny"), &output, target).unwrap();
+        assert_eq!((report.architecture.as_str(), report.source_precision.as_str()), ("qwen2", "BF16"));
+        let expected = &golden[name];
+        let file = GgufFile::open(&output).unwrap();
+        file.check_complete().unwrap();
+        let keys: Vec<&str> = file.metadata().iter().map(|(key, _)| key).collect();
+        let expected_keys: Vec<&String> = expected["metadata"].as_object().unwrap().keys().collect();
+        assert_eq!(keys, expected_keys);
+        for (key, value) in file.metadata().iter() {
+            assert_eq!(as_json(value), expected["metadata"][key]["value"], "{name}: {key}");
+        }
+        assert_eq!(file.tensors().len(), expected["tensors"].as_array().unwrap().len());
+        for (tensor, expected) in file.tensors().iter().zip(expected["tensors"].as_array().unwrap()) {
+            let found = json!({
+                "name": tensor.name, "type": tensor.ggml_type.name, "shape": tensor.shape,
+                "sha256": sha256(&file.read_tensor(tensor).unwrap()),
+            });
+            assert_eq!(&found, expected, "{name}");
+        }
+        let bytes = std::fs::read(&output).unwrap();
+        assert_eq!(report.output_bytes, bytes.len() as u64);
+        assert_eq!(sha256(&bytes), expected["file_sha256"], "{name}: the whole file");
+    }
+}
+
+#[test]
+fn provenance_is_kept_and_fenced_in() {
+    let dir = model_copy();
+    let source = HfModel::open(dir.path()).unwrap();
+    let output = dir.path().join("out.gguf");
+    let run = |key: &str| {
+        let provenance = BTreeMap::from([(key.to_owned(), "value".to_owned())]);
+        convert(&source, &output, FloatType::Auto, &provenance, &Progress::default(), &CancelToken::never())
+    };
+    run("pajamas.version").unwrap();
+    let file = GgufFile::open(&output).unwrap();
+    assert_eq!(file.metadata().get("pajamas.version").and_then(Value::as_str), Some("value"));
+    assert_eq!(run("general.name").unwrap_err().kind, ErrorKind::InvalidRequest);
+}
+
+#[test]
+fn progress_rises_to_the_end_and_cancelling_leaves_nothing() {
+    let dir = model_copy();
+    let source = HfModel::open(dir.path()).unwrap();
+    let output = dir.path().join("out.gguf");
+    let fractions = Mutex::new(Vec::new());
+    let record = |update: &pajamas_plugin_api::ProgressUpdate| fractions.lock().unwrap().push(update.fraction);
+    let provenance = BTreeMap::new();
+    let progress = Progress::new(&record);
+    convert(&source, &output, FloatType::F16, &provenance, &progress, &CancelToken::never()).unwrap();
+    let seen = fractions.lock().unwrap().clone();
+    assert!(seen.is_sorted() && seen.last() == Some(&1.0), "{seen:?}");
+
+    let polls = std::sync::atomic::AtomicU32::new(0);
+    let cancel = CancelToken::new(move || polls.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > 5);
+    let error = convert(&source, &output, FloatType::F16, &provenance, &progress, &cancel).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Cancelled);
+    assert!(!output.exists());
+}
+
+#[test]
+fn unknown_architectures_are_named() {
+    let dir = model_copy();
+    edit(&dir, "config.json", |config| config["architectures"][0] = json!("MambaForCausalLM"));
+    let error = refusal(&dir);
+    assert_eq!(error.kind, ErrorKind::Unsupported);
+    assert!(error.message.contains("MambaForCausalLM"));
+    let hint = error.hint.unwrap();
+    assert!(hint.contains("Qwen2ForCausalLM") && hint.contains("LlamaForCausalLM"), "{hint}");
+}
+
+#[test]
+fn tensors_that_do_not_fit_the_configuration_are_named() {
+    let dir = model_copy();
+    edit(&dir, "config.json", |config| config["num_hidden_layers"] = json!(5));
+    assert!(refusal(&dir).message.contains("lacks tensor `model.layers.4."));
+    edit(&dir, "config.json", |config| config["num_hidden_layers"] = json!(3));
+    assert!(refusal(&dir).message.contains("holds tensor `model.layers.3."));
+    edit(&dir, "config.json", |config| {
+        config["num_hidden_layers"] = json!(4);
+        config["intermediate_size"] = json!(512);
+    });
+    assert!(refusal(&dir).message.contains("has shape [256, 768]"));
+    edit(&dir, "config.json", |config| {
+        config["intermediate_size"] = json!(768);
+        config["tie_word_embeddings"] = json!(false);
+    });
+    assert!(refusal(&dir).message.contains("lacks tensor `lm_head.weight`"));
+}
+
+#[test]
+fn tokenizers_that_llama_cpp_would_read_wrongly_are_refused() {
+    let unsupported = |change: fn(&mut Json), says: &str| {
+        let dir = model_copy();
+        edit(&dir, "tokenizer.json", change);
+        let error = refusal(&dir);
+        assert_eq!(error.kind, ErrorKind::Unsupported);
+        assert!(error.message.contains(says), "{error}");
+    };
+    unsupported(|t| t["model"]["type"] = json!("WordPiece"), "WordPiece");
+    unsupported(|t| t["model"]["byte_fallback"] = json!(true), "SentencePiece");
+    unsupported(|t| t["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = json!("[a-z]+"), "`[a-z]+`");
+    unsupported(|t| t["pre_tokenizer"]["pretokenizers"][1]["type"] = json!("Metaspace"), "Metaspace");
+    unsupported(|t| t["pre_tokenizer"] = Json::Null, "not known");
+    let dir = model_copy();
+    edit(&dir, "config.json", |config| config["rope_scaling"] = json!({"rope_type": "longrope", "factor": 2.0}));
+    assert!(refusal(&dir).message.contains("longrope"));
+}
+
+#[test]
+fn pre_tokenizers_are_recognized_by_their_structure() {
+    let pre = |change: fn(&mut Json)| {
+        let dir = model_copy();
+        edit(&dir, "tokenizer.json", change);
+        let tokenizer = HfModel::open(dir.path()).unwrap().tokenizer().unwrap();
+        pre_tokenizer::recognize(&tokenizer).unwrap()
+    };
+    assert_eq!(pre(|_| {}), "qwen2");
+    assert_eq!(
+        pre(|t| {
+            let pattern = t["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"].as_str().unwrap();
+            let pattern = pattern.replace(r"|\p{N}| ", r"|\p{N}{1,3}| ");
+            t["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = json!(pattern);
+            t["model"]["ignore_merges"] = json!(true);
+        }),
+        "llama-bpe"
+    );
+    let gpt2 = |t: &mut Json| t["pre_tokenizer"] = json!({"type": "ByteLevel", "add_prefix_space": false});
+    assert_eq!(pre(gpt2), "gpt-2");
+}
+
+#[test]
+fn merges_and_special_tokens_are_read_in_both_layouts() {
+    let dir = model_copy();
+    let read = |dir: &TempDir| {
+        let output = dir.path().join("out.gguf");
+        convert_to(dir.path(), &output, FloatType::Auto).unwrap();
+        GgufFile::open(&output).unwrap().metadata().clone()
+    };
+    let tokenizer_keys = |metadata: &Metadata| {
+        let ours = metadata.iter().filter(|(key, _)| key.starts_with("tokenizer."));
+        ours.map(|(key, value)| (key.to_owned(), value.clone())).collect::<Vec<_>>()
+    };
+    let expected = tokenizer_keys(&read(&dir));
+    edit(&dir, "tokenizer.json", |tokenizer| {
+        let merges = tokenizer["model"]["merges"].as_array_mut().unwrap();
+        for merge in merges {
+            *merge = json!(format!("{} {}", merge[0].as_str().unwrap(), merge[1].as_str().unwrap()));
+        }
+    });
+    edit(&dir, "tokenizer_config.json", |config| {
+        config["eos_token"] = json!({"content": config["eos_token"], "special": true});
+        let template = config["chat_template"].take();
+        std::fs::write(dir.path().join("chat_template.jinja"), template.as_str().unwrap()).unwrap();
+        config.as_object_mut().unwrap().remove("chat_template");
+    });
+    assert_eq!(tokenizer_keys(&read(&dir)), expected);
+}

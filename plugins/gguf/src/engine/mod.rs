@@ -1,0 +1,29 @@
+//! Running GGUF models with llama.cpp: loading, the KV cache's slots, tokenizing, generating, logits.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `handle` | owners of llama.cpp's objects, and the loading of a file |
+//! | `log` | llama.cpp's log on its way to the host and into errors |
+//! | `options` | load options, and the settings they come to |
+//! | `vocab`, `info`, `memory` | what a loaded model knows and takes |
+//! | `slots`, `queue` | who uses which part of the cache, and when |
+//! | `context`, `generate` | decoding, and the loops around it |
+//! | `devices` | what ggml can compute on |
+//! | `model` | all of it as the plugin API's `Model` |
+
+mod context;
+mod devices;
+mod generate;
+pub(crate) mod handle;
+mod info;
+pub(crate) mod log;
+mod memory;
+mod model;
+mod options;
+mod queue;
+mod slots;
+pub(crate) mod vocab;
+
+pub use devices::cpu_device;
+pub use model::GgufModel;
+pub use options::option_specs;

@@ -1,0 +1,136 @@
+//! A GGUF model in llama.cpp, as the plugin API's `Model`.
+
+use super::context::Engine;
+use super::handle::{ModelHandle, start_library};
+use super::info::{model_info, trained_context};
+use super::memory;
+use super::options::Settings;
+use super::queue::Queue;
+use super::vocab::Vocab;
+use llama_cpp_sys_2 as sys;
+use pajamas_plugin_api::{
+    CancelToken, Error, ErrorKind, GenerateRequest, LoadRequest, LogLevel, MemoryUsage, Model, ModelInfo, Progress,
+    Result, TokenSink, host,
+};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// A loaded model with its context. Requests are served one after another; each may keep its KV cache in a slot.
+pub struct GgufModel {
+    info: ModelInfo,
+    memory: MemoryUsage,
+    vocab: Vocab,
+    engine: Queue<Engine>,
+}
+
+impl GgufModel {
+    /// Loads the GGUF file that `request` names. May be called from any thread.
+    ///
+    /// # Errors
+    /// `InvalidModel` for a file that is damaged, cut short or no GGUF; `Unsupported` for a model that cannot generate;
+    /// `OutOfMemory` with the sizes; `InvalidRequest` for settings out of range; `Cancelled`; `Io`.
+    pub fn load(request: &LoadRequest, progress: &Progress, cancel: &CancelToken) -> Result<Self> {
+        cancel.check()?;
+        let settings = Settings::new(request)?;
+        crate::gguf_file::GgufFile::open(&request.path)?.check_complete()?;
+        start_library();
+        // SAFETY: gives a plain value.
+        let mut parameters = unsafe { sys::llama_model_default_params() };
+        parameters.load_mode = settings.load_mode;
+        parameters.n_gpu_layers = settings.gpu_layers;
+        let model = Arc::new(ModelHandle::load(&request.path, parameters, progress, cancel)?);
+        check_generates(&model)?;
+        cancel.check()?;
+        let vocab = Vocab::new(Arc::clone(&model))?;
+        let trained = trained_context(&model);
+        let context_length = settings.context_length(trained)?;
+        if trained > 0 && context_length > trained {
+            let message = format!(
+                "a context of {context_length} tokens is longer than the {trained} that the model was trained with; \
+                 expect worse answers beyond them"
+            );
+            host().log(LogLevel::Warn, "pajamas_gguf", &message);
+        }
+        let info = model_info(&model, &vocab, context_length);
+        let kv_forecast = memory::kv_cache_bytes(&model, &settings, context_length);
+        let (engine, lines) = Engine::new(model, &settings, context_length, vocab.count())?;
+        let memory = memory::usage(info.size_bytes, kv_forecast, &lines);
+        Ok(Self { info, memory, vocab, engine: Queue::new(engine, Engine::forget) })
+    }
+
+    fn context_overflow(&self, tokens: usize, what: &str) -> Error {
+        let context = self.info.context_length;
+        let message = format!("{what} of {tokens} tokens does not fit the context of {context} tokens");
+        Error::new(ErrorKind::ContextOverflow, message)
+            .with_hint(format!("--context-length {}", (tokens + 1).next_multiple_of(256)))
+    }
+}
+
+impl Model for GgufModel {
+    fn info(&self) -> ModelInfo {
+        self.info.clone()
+    }
+
+    fn generate(&self, request: &GenerateRequest, sink: &mut TokenSink<'_>) -> Result<()> {
+        let prompt = self.vocab.prompt_tokens(&request.prompt)?;
+        if prompt.is_empty() {
+            return Err(Error::invalid_request("the prompt has no tokens; there is nothing to continue"));
+        }
+        let context_length = self.info.context_length as usize;
+        if prompt.len() >= context_length {
+            return Err(self.context_overflow(prompt.len(), "a prompt"));
+        }
+        let mut engine = self.engine.acquire(sink.cancel_token())?;
+        engine.generate(&self.vocab, &prompt, context_length, request, sink)
+    }
+
+    fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
+        self.vocab.tokenize(text, add_special, parse_special)
+    }
+
+    fn detokenize(&self, tokens: &[u32]) -> Result<Vec<u8>> {
+        self.vocab.check(tokens)?;
+        Ok(tokens.iter().flat_map(|id| self.vocab.piece(*id)).collect())
+    }
+
+    fn logits(
+        &self,
+        tokens: &[u32],
+        first_row: usize,
+        rows: &mut dyn FnMut(usize, &[f32]) -> ControlFlow<()>,
+        cancel: &CancelToken,
+    ) -> Result<()> {
+        self.vocab.check(tokens)?;
+        if tokens.len() > self.info.context_length as usize {
+            return Err(self.context_overflow(tokens.len(), "a text"));
+        }
+        if first_row >= tokens.len() {
+            return Ok(());
+        }
+        self.engine.acquire(cancel)?.rows(tokens, first_row, rows, cancel)
+    }
+
+    fn memory_usage(&self) -> MemoryUsage {
+        self.memory
+    }
+}
+
+/// Refuses models that llama.cpp loads for other purposes than continuing a text.
+fn check_generates(model: &ModelHandle) -> Result<()> {
+    // SAFETY: the model is loaded; these only read.
+    let (encoder, decoder, diffusion) = unsafe {
+        let pointer = model.as_ptr();
+        (
+            sys::llama_model_has_encoder(pointer),
+            sys::llama_model_has_decoder(pointer),
+            sys::llama_model_is_diffusion(pointer),
+        )
+    };
+    if encoder || !decoder {
+        return Err(Error::unsupported("the model has an encoder; only models that continue a text are run"));
+    }
+    if diffusion {
+        return Err(Error::unsupported("the model generates by diffusion; only models that go token by token are run"));
+    }
+    Ok(())
+}

@@ -1,0 +1,290 @@
+//! The model's vocabulary: text to token ids and back, by llama.cpp's tokenizer.
+
+use super::handle::ModelHandle;
+use llama_cpp_sys_2 as sys;
+use pajamas_plugin_api::{Error, Prompt, Result, SpecialToken, TextSegment};
+use std::ffi::CStr;
+use std::sync::Arc;
+
+/// The vocabulary of a loaded model. May be used from any thread, several at a time.
+pub(crate) struct Vocab {
+    model: Arc<ModelHandle>,
+    count: u32,
+    /// The BOS token where the model wants one before a text.
+    bos_to_add: Option<u32>,
+    /// Texts that are read as control tokens only where that is allowed.
+    control_texts: Vec<String>,
+}
+
+impl Vocab {
+    /// # Errors
+    /// `Unsupported` for a model without a vocabulary.
+    pub(crate) fn new(model: Arc<ModelHandle>) -> Result<Self> {
+        let mut vocab = Self { model, count: 0, bos_to_add: None, control_texts: Vec::new() };
+        // SAFETY: the model is loaded; these only read.
+        let (kind, count, add_bos) = unsafe {
+            let pointer = vocab.as_ptr();
+            (sys::llama_vocab_type(pointer), sys::llama_vocab_n_tokens(pointer), sys::llama_vocab_get_add_bos(pointer))
+        };
+        if kind == sys::LLAMA_VOCAB_TYPE_NONE || count <= 0 {
+            return Err(Error::unsupported("the model has no vocabulary, so it cannot work on text"));
+        }
+        vocab.count = count.unsigned_abs();
+        if add_bos {
+            vocab.bos_to_add = vocab.bos().map(|token| token.id);
+        }
+        let hidden = sys::LLAMA_TOKEN_ATTR_CONTROL | sys::LLAMA_TOKEN_ATTR_UNKNOWN;
+        vocab.control_texts =
+            (0..vocab.count).filter(|id| vocab.attributes(*id) & hidden != 0).map(|id| vocab.text(id)).collect();
+        vocab.control_texts.retain(|text| !text.is_empty());
+        Ok(vocab)
+    }
+
+    fn as_ptr(&self) -> *const sys::llama_vocab {
+        // SAFETY: the model is loaded and lives as long as `self`; so does its vocabulary.
+        unsafe { sys::llama_model_get_vocab(self.model.as_ptr()) }
+    }
+
+    /// How many tokens there are.
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Checks that every one of `tokens` is in the vocabulary: llama.cpp would not survive another.
+    ///
+    /// # Errors
+    /// `InvalidRequest`.
+    pub(crate) fn check(&self, tokens: &[u32]) -> Result<()> {
+        match tokens.iter().find(|id| **id >= self.count) {
+            None => Ok(()),
+            Some(id) => Err(Error::invalid_request(format!(
+                "token {id} is not in the vocabulary, whose ids end at {}",
+                self.count - 1
+            ))),
+        }
+    }
+
+    /// The beginning-of-sequence token, if there is one.
+    pub(crate) fn bos(&self) -> Option<SpecialToken> {
+        // SAFETY: the vocabulary is loaded; this only reads.
+        self.special(unsafe { sys::llama_vocab_bos(self.as_ptr()) })
+    }
+
+    /// The end-of-sequence token, if there is one.
+    pub(crate) fn eos(&self) -> Option<SpecialToken> {
+        // SAFETY: the vocabulary is loaded; this only reads.
+        self.special(unsafe { sys::llama_vocab_eos(self.as_ptr()) })
+    }
+
+    fn special(&self, id: sys::llama_token) -> Option<SpecialToken> {
+        let id = u32::try_from(id).ok().filter(|id| *id < self.count)?;
+        Some(SpecialToken { id, text: self.text(id) })
+    }
+
+    /// Every token that ends a turn.
+    pub(crate) fn end_of_generation(&self) -> Vec<u32> {
+        // SAFETY: the vocabulary is loaded and the id is inside it.
+        (0..self.count).filter(|id| unsafe { sys::llama_vocab_is_eog(self.as_ptr(), id.cast_signed()) }).collect()
+    }
+
+    /// Control tokens and those that the model's maker added by hand.
+    pub(crate) fn control_tokens(&self) -> Vec<SpecialToken> {
+        let special = sys::LLAMA_TOKEN_ATTR_CONTROL | sys::LLAMA_TOKEN_ATTR_USER_DEFINED;
+        (0..self.count)
+            .filter(|id| self.attributes(*id) & special != 0)
+            .map(|id| SpecialToken { id, text: self.text(id) })
+            .collect()
+    }
+
+    fn attributes(&self, id: u32) -> sys::llama_token_attr {
+        debug_assert!(id < self.count);
+        // SAFETY: the vocabulary is loaded and the id is inside it.
+        unsafe { sys::llama_vocab_get_attr(self.as_ptr(), id.cast_signed()) }
+    }
+
+    /// The entry of the vocabulary, as stored.
+    fn text(&self, id: u32) -> String {
+        debug_assert!(id < self.count);
+        // SAFETY: the vocabulary is loaded and the id is inside it.
+        let text = unsafe { sys::llama_vocab_get_text(self.as_ptr(), id.cast_signed()) };
+        if text.is_null() {
+            return String::new();
+        }
+        // SAFETY: llama.cpp hands over a NUL-terminated string that lives as long as the vocabulary.
+        unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+    }
+
+    /// The bytes of token `id`, which must be in the vocabulary; a control token's are its text.
+    pub(crate) fn piece(&self, id: u32) -> Vec<u8> {
+        assert!(id < self.count, "the caller checks ids against the vocabulary");
+        let mut buffer = vec![0_u8; 64];
+        loop {
+            let capacity = i32::try_from(buffer.len()).unwrap_or(i32::MAX);
+            // SAFETY: the buffer has `capacity` bytes, and the id is inside the vocabulary.
+            let written = unsafe {
+                sys::llama_token_to_piece(
+                    self.as_ptr(),
+                    id.cast_signed(),
+                    buffer.as_mut_ptr().cast(),
+                    capacity,
+                    0,
+                    true,
+                )
+            };
+            if let Ok(length) = usize::try_from(written) {
+                buffer.truncate(length);
+                return buffer;
+            }
+            // A negative answer is the size that it takes.
+            buffer.resize(written.unsigned_abs() as usize, 0);
+        }
+    }
+
+    /// Token ids of `text`. With `add_special` what the model wants around a text is added, but BOS never twice.
+    ///
+    /// # Errors
+    /// `InvalidRequest` for a text of more than 2 GiB.
+    pub(crate) fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
+        let mut tokens = self.tokenize_raw(text, add_special, parse_special)?;
+        if let (true, Some(bos)) = (add_special, self.bos_to_add)
+            && tokens.starts_with(&[bos, bos])
+        {
+            tokens.remove(0);
+        }
+        Ok(tokens)
+    }
+
+    /// Token ids of `prompt`.
+    ///
+    /// # Errors
+    /// `InvalidRequest` for ids outside the vocabulary and texts of more than 2 GiB; `Unsupported` for another kind of
+    /// prompt.
+    pub(crate) fn prompt_tokens(&self, prompt: &Prompt) -> Result<Vec<u32>> {
+        match prompt {
+            Prompt::Tokens(tokens) => {
+                self.check(tokens)?;
+                Ok(tokens.clone())
+            }
+            Prompt::Text { add_special, segments } => {
+                let mut tokens = Vec::new();
+                for (text, parse_special) in join(segments, &self.control_texts) {
+                    // What is added after a text (EOS, in some models) has no place in a prompt, so only BOS is added.
+                    tokens.extend(self.tokenize_raw(&text, false, parse_special)?);
+                }
+                if let (true, Some(bos)) = (*add_special, self.bos_to_add)
+                    && tokens.first() != Some(&bos)
+                {
+                    tokens.insert(0, bos);
+                }
+                Ok(tokens)
+            }
+            _ => Err(Error::unsupported("llama.cpp takes prompts of text and of token ids only")),
+        }
+    }
+
+    fn tokenize_raw(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
+        let too_long = || Error::invalid_request("a text of more than 2 GiB cannot be tokenized");
+        let length = i32::try_from(text.len()).map_err(|_| too_long())?;
+        // Rarely does a text have more tokens than a quarter of its bytes; if it does, the second round has the room.
+        let mut tokens: Vec<sys::llama_token> = vec![0; text.len() / 4 + 16];
+        for _ in 0..2 {
+            let capacity = i32::try_from(tokens.len()).map_err(|_| too_long())?;
+            // SAFETY: the text has `length` bytes, the buffer room for `capacity` tokens.
+            let written = unsafe {
+                sys::llama_tokenize(
+                    self.as_ptr(),
+                    text.as_ptr().cast(),
+                    length,
+                    tokens.as_mut_ptr(),
+                    capacity,
+                    add_special,
+                    parse_special,
+                )
+            };
+            if let Ok(count) = usize::try_from(written) {
+                return Ok(tokens[..count].iter().map(|id| id.cast_unsigned()).collect());
+            }
+            if written == i32::MIN {
+                return Err(too_long());
+            }
+            tokens.resize(written.unsigned_abs() as usize, 0);
+        }
+        Err(Error::other("llama.cpp's tokenizer asked for more room twice"))
+    }
+}
+
+/// The segments to tokenize one by one: as few as do the same, because a tokenizer merges characters across a boundary
+/// only inside one text. They all become one where no control token's text touches a segment that must not have any.
+fn join(segments: &[TextSegment], control_texts: &[String]) -> Vec<(String, bool)> {
+    let whole: String = segments.iter().map(|segment| segment.text.as_str()).collect();
+    let mut start = 0;
+    let mut guarded = Vec::new();
+    for segment in segments {
+        let range = start..start + segment.text.len();
+        start = range.end;
+        if !segment.parse_special && !range.is_empty() {
+            guarded.push(range);
+        }
+    }
+    let touches = |text: &String| {
+        guarded.iter().any(|range| {
+            // Overlapping finds matter too: `match_indices` would miss one that begins inside another.
+            let mut from = range.start.saturating_sub(text.len() - 1);
+            while !whole.is_char_boundary(from) {
+                from -= 1;
+            }
+            let mut to = (range.end + text.len() - 1).min(whole.len());
+            while !whole.is_char_boundary(to) {
+                to += 1;
+            }
+            whole[from..to].contains(text.as_str())
+        })
+    };
+    if segments.iter().any(|segment| segment.parse_special) && !control_texts.iter().any(touches) {
+        return vec![(whole, true)];
+    }
+    let mut joined: Vec<(String, bool)> = Vec::new();
+    for segment in segments {
+        match joined.last_mut() {
+            Some((text, parse_special)) if *parse_special == segment.parse_special => text.push_str(&segment.text),
+            _ => joined.push((segment.text.clone(), segment.parse_special)),
+        }
+    }
+    joined
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(segments: &[(&str, bool)], expected: &[(&str, bool)]) {
+        let segments: Vec<_> = segments
+            .iter()
+            .map(|(text, parse_special)| TextSegment { text: (*text).into(), parse_special: *parse_special })
+            .collect();
+        let found = join(&segments, &["<|end|>".to_owned(), "<s>".to_owned()]);
+        let found: Vec<_> = found.iter().map(|(text, parse_special)| (text.as_str(), *parse_special)).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn harmless_segments_become_one() {
+        check(&[("<s>user: ", true), ("häm", false), ("<|end|>", true)], &[("<s>user: häm<|end|>", true)]);
+        check(&[("a", false), ("b", false)], &[("ab", false)]);
+        check(&[], &[]);
+    }
+
+    #[test]
+    fn control_text_in_a_guarded_segment_keeps_it_apart() {
+        let segments = [("<s>", true), ("x<|end|>", false), ("<|end|>", true)];
+        check(&segments, &segments);
+    }
+
+    #[test]
+    fn control_text_that_would_arise_across_a_boundary_keeps_them_apart() {
+        let segments = [("<|en", true), ("d|>", false)];
+        check(&segments, &segments);
+        let segments = [("é<|end", true), ("|>", false), ("é", true)];
+        check(&segments, &segments);
+    }
+}

@@ -1,0 +1,101 @@
+//! The table of what can be made: llama.cpp's file types that need no importance matrix.
+
+use llama_cpp_sys_2 as sys;
+use pajamas_plugin_api::{Error, Recipe, Result};
+
+/// One file type of llama.cpp.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct GgufRecipe {
+    pub(super) name: &'static str,
+    /// llama.cpp's number for it.
+    pub(super) file_type: sys::llama_ftype,
+    /// On an 8-billion-parameter Llama, whose embedding and output tensors are stored finer than the rest.
+    bits_per_weight: f32,
+    description: &'static str,
+}
+
+const fn recipe(
+    name: &'static str,
+    file_type: sys::llama_ftype,
+    bits_per_weight: f32,
+    description: &'static str,
+) -> GgufRecipe {
+    GgufRecipe { name, file_type, bits_per_weight, description }
+}
+
+/// The default first, then the short list, then the rest from large to small.
+const RECIPES: [GgufRecipe; 19] = [
+    recipe("Q4_K_M", sys::LLAMA_FTYPE_MOSTLY_Q4_K_M, 4.89, "The balance of size and quality that suits most uses."),
+    recipe("Q4_K_S", sys::LLAMA_FTYPE_MOSTLY_Q4_K_S, 4.67, "A little smaller than Q4_K_M, a little worse."),
+    recipe(
+        "Q5_K_M",
+        sys::LLAMA_FTYPE_MOSTLY_Q5_K_M,
+        5.70,
+        "Closer to the original than Q4_K_M for a sixth more memory.",
+    ),
+    recipe("Q6_K", sys::LLAMA_FTYPE_MOSTLY_Q6_K, 6.56, "Hard to tell from the original."),
+    recipe("Q8_0", sys::LLAMA_FTYPE_MOSTLY_Q8_0, 8.50, "As good as the original, at about half the size of F16."),
+    recipe(
+        "IQ4_XS",
+        sys::LLAMA_FTYPE_MOSTLY_IQ4_XS,
+        4.46,
+        "The smallest with four bits; slower than Q4_K_S on some CPUs.",
+    ),
+    recipe("F16", sys::LLAMA_FTYPE_MOSTLY_F16, 16.0, "Half precision, not quantized."),
+    recipe(
+        "BF16",
+        sys::LLAMA_FTYPE_MOSTLY_BF16,
+        16.0,
+        "Brain floats, what most models are published in; not quantized.",
+    ),
+    recipe("F32", sys::LLAMA_FTYPE_ALL_F32, 32.0, "Single precision, not quantized; for references and tests."),
+    recipe("Q5_1", sys::LLAMA_FTYPE_MOSTLY_Q5_1, 6.04, "An older five-bit type; Q5_K_M is better and smaller."),
+    recipe("Q5_0", sys::LLAMA_FTYPE_MOSTLY_Q5_0, 5.57, "An older five-bit type; Q5_K_S is better."),
+    recipe("Q5_K_S", sys::LLAMA_FTYPE_MOSTLY_Q5_K_S, 5.57, "A little smaller than Q5_K_M, a little worse."),
+    recipe("Q4_1", sys::LLAMA_FTYPE_MOSTLY_Q4_1, 5.11, "An older four-bit type; Q4_K_M is better and smaller."),
+    recipe(
+        "IQ4_NL",
+        sys::LLAMA_FTYPE_MOSTLY_IQ4_NL,
+        4.68,
+        "Four bits on a curve; for models whose rows no 256 divides.",
+    ),
+    recipe("Q4_0", sys::LLAMA_FTYPE_MOSTLY_Q4_0, 4.66, "The oldest four-bit type; quick where hardware knows it."),
+    recipe("Q3_K_L", sys::LLAMA_FTYPE_MOSTLY_Q3_K_L, 4.30, "The best of the three-bit types."),
+    recipe("Q3_K_M", sys::LLAMA_FTYPE_MOSTLY_Q3_K_M, 4.00, "Three bits; noticeably worse than four."),
+    recipe("Q3_K_S", sys::LLAMA_FTYPE_MOSTLY_Q3_K_S, 3.64, "The smallest of the three-bit types, with a high loss."),
+    recipe("Q2_K", sys::LLAMA_FTYPE_MOSTLY_Q2_K, 3.16, "Two bits, for large models that would not fit otherwise."),
+];
+
+impl GgufRecipe {
+    /// The recipe of that name, in any case.
+    ///
+    /// # Errors
+    /// `Unsupported`, with the names that there are.
+    pub(super) fn find(name: &str) -> Result<Self> {
+        RECIPES.iter().find(|recipe| recipe.name.eq_ignore_ascii_case(name)).copied().ok_or_else(|| {
+            let names: Vec<_> = RECIPES.iter().map(|recipe| recipe.name).collect();
+            Error::unsupported(format!("there is no GGUF method `{name}`; there are {}", names.join(", ")))
+        })
+    }
+}
+
+/// All of them, as the plugin API's.
+pub(super) fn all() -> Vec<Recipe> {
+    RECIPES.iter().map(|r| Recipe::new(r.name, "gguf", r.bits_per_weight, r.description)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_in_any_case_and_are_unique() {
+        assert_eq!(GgufRecipe::find("q4_k_m").expect("the default").file_type, sys::LLAMA_FTYPE_MOSTLY_Q4_K_M);
+        assert!(GgufRecipe::find("Q9").unwrap_err().message.contains("Q4_K_M"));
+        let mut names: Vec<_> = all().into_iter().map(|recipe| recipe.name).collect();
+        assert_eq!(names[0], "Q4_K_M");
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), RECIPES.len());
+    }
+}
