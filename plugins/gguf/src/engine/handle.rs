@@ -1,21 +1,22 @@
 //! Owners of llama.cpp's model and context, the loading of a file, and the one-time start of the library.
 
 use super::log;
+use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_sys_2 as sys;
 use pajamas_plugin_api::{CancelToken, Error, ErrorKind, Progress, Result};
 use std::ffi::{CString, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::Once;
+use std::sync::OnceLock;
 
 /// Starts llama.cpp, once per process; cheap afterwards.
 pub(crate) fn start_library() {
-    static STARTED: Once = Once::new();
-    STARTED.call_once(|| {
+    static STARTED: OnceLock<Option<LlamaBackend>> = OnceLock::new();
+    STARTED.get_or_init(|| {
         log::install();
-        // SAFETY: called once, before any other function of llama.cpp but the log's.
-        unsafe { sys::llama_backend_init() };
+        // It fails only where somebody else in this library has started it: then it runs already.
+        LlamaBackend::init().ok()
     });
 }
 

@@ -1,0 +1,143 @@
+//! Bad input: one clear line and a hint, exit code 1, nothing left behind.
+
+use pajamas_tests::{Home, copy_folder, pajama_tiny};
+use std::path::PathBuf;
+
+/// A copy of the fixture model that a test may spoil.
+fn spoiled(home: &Home, spoil: impl FnOnce(&std::path::Path)) -> PathBuf {
+    let folder = home.path().join("spoiled");
+    copy_folder(&pajama_tiny(), &folder);
+    spoil(&folder);
+    folder
+}
+
+#[track_caller]
+fn quantize_fails(home: &Home, model: &str, extra: &[&str], error: &str, hint: &str) {
+    let run = home.run(["quantize", model].iter().chain(extra));
+    run.failed_with(error, hint);
+    assert_eq!(home.listing("models"), [""; 0], "something was left behind");
+}
+
+fn edit_config(folder: &std::path::Path, from: &str, to: &str) {
+    let path = folder.join("config.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from));
+    std::fs::write(path, text.replace(from, to)).unwrap();
+}
+
+#[test]
+fn a_missing_folder() {
+    let home = Home::with_gguf_cpu();
+    quantize_fails(&home, "./no/such/folder", &[], "no model `./no/such/folder`", "give a GGUF file");
+    quantize_fails(&home, "acme/nothing", &[], "no model `acme/nothing`", "hf download acme/nothing");
+    let empty = home.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    quantize_fails(&home, empty.to_str().unwrap(), &[], "no config.json", "give the folder");
+}
+
+#[test]
+fn truncated_safetensors() {
+    let home = Home::with_gguf_cpu();
+    let folder = spoiled(&home, |folder| {
+        let file = std::fs::OpenOptions::new().write(true).open(folder.join("model.safetensors")).unwrap();
+        file.set_len(3_000_000).unwrap();
+    });
+    quantize_fails(&home, folder.to_str().unwrap(), &[], "model.safetensors", "download");
+}
+
+#[test]
+fn a_truncated_gguf_is_refused_by_run_and_by_quantize() {
+    let home = Home::with_gguf_cpu();
+    let file = home.quantized("F16");
+    std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(4_000_000).unwrap();
+    let path = file.to_str().unwrap();
+    home.run(["run", path, "-p", "x"]).failed_with("truncated", "");
+    quantize_fails(&home, path, &["-m", "Q8_0"], "truncated", "");
+    std::fs::write(&file, "not a model").unwrap();
+    home.run(["run", path, "-p", "x"]).failed_with("this is no GGUF file", "give a GGUF file");
+}
+
+#[test]
+fn an_unknown_architecture() {
+    let home = Home::with_gguf_cpu();
+    let folder = spoiled(&home, |folder| edit_config(folder, "Qwen2ForCausalLM", "LoomForCausalLM"));
+    quantize_fails(&home, folder.to_str().unwrap(), &[], "LoomForCausalLM", "Qwen2ForCausalLM");
+}
+
+#[test]
+fn a_tokenizer_that_the_converter_does_not_know() {
+    let home = Home::with_gguf_cpu();
+    let folder = spoiled(&home, |folder| {
+        let path = folder.join("tokenizer.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.contains(r"\\p{N}"));
+        std::fs::write(path, text.replace(r"\\p{N}", r"\\p{N}{1,2}")).unwrap();
+    });
+    quantize_fails(&home, folder.to_str().unwrap(), &[], "pre-tokenizer", "");
+}
+
+#[test]
+fn an_unknown_method_or_backend_gets_a_suggestion() {
+    let home = Home::with_gguf_cpu();
+    let folder = pajama_tiny();
+    let folder = folder.to_str().unwrap();
+    quantize_fails(&home, folder, &["-m", "Q4_K_N"], "unknown quantization method `Q4_K_N`", "did you mean `Q4_K_");
+    home.run(["run", folder, "-p", "x", "-b", "gguf-cpi"])
+        .failed_with("unknown backend `gguf-cpi`", "did you mean `gguf-cpu`?");
+    assert_eq!(home.listing("models"), [""; 0], "it was refused before anything was made");
+}
+
+#[test]
+fn no_plugin_at_all() {
+    let home = Home::new();
+    let folder = pajama_tiny();
+    let folder = folder.to_str().unwrap();
+    quantize_fails(&home, folder, &[], "no backend can make", "no plugin is installed");
+    home.run(["run", folder, "-p", "x"]).failed_with("no backend can run GGUF models", "no plugin is installed");
+}
+
+#[test]
+fn a_prompt_longer_than_the_context_is_refused_and_never_cut() {
+    let home = Home::with_gguf_cpu();
+    let file = home.quantized("Q8_0");
+    let long = "one two three four five ".repeat(40);
+    home.run(["run", file.to_str().unwrap(), "-c", "64", "-p", &long]).failed_with("64", "--context-length");
+}
+
+#[test]
+fn options_are_checked_before_the_model_is_loaded() {
+    let home = Home::with_gguf_cpu();
+    let file = home.quantized("Q8_0");
+    let run = |set: &str| home.run(["run", file.to_str().unwrap(), "-p", "x", "--set", set]);
+    run("mmapp=on").failed_with("unknown option `mmapp`", "did you mean `mmap`?");
+    let bad = run("cache_type_k=q9");
+    assert!(bad.code == Some(1) && bad.stderr.contains("expected one of f32"), "{bad:?}");
+    run("mmap").failed_with("has no `=`", "NAME=VALUE");
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    let home = Home::new();
+    for args in [&["quantise"][..], &["run", "m", "-t", "-1"], &["run", "m", "--top-p", "2"], &["run"]] {
+        assert_eq!(home.run(args).code, Some(2), "{args:?}");
+    }
+}
+
+#[test]
+fn a_wrong_key_in_the_config_file_is_named() {
+    let home = Home::new();
+    std::fs::write(home.path().join("config.toml"), "bakend = 'gguf-cpu'\n").unwrap();
+    home.run(["info"]).failed_with("unknown key `bakend`", "did you mean `backend`?");
+}
+
+#[test]
+fn a_name_that_leaves_the_folder_and_the_source_as_target_are_refused() {
+    let home = Home::with_gguf_cpu();
+    let folder = pajama_tiny();
+    quantize_fails(&home, folder.to_str().unwrap(), &["--name", "../x"], "cannot be a file name", "-o");
+    let file = home.quantized("F16");
+    let out = file.parent().unwrap().to_str().unwrap();
+    let run = home.run(["quantize", file.to_str().unwrap(), "-m", "Q8_0", "-o", out, "--name", "pajama-tiny-f16"]);
+    run.failed_with("is the source itself", "--name");
+    assert!(file.is_file());
+}

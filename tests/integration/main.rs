@@ -1,0 +1,11 @@
+//! The product from the outside, one module per promise.
+
+mod bad_input;
+mod chat;
+mod generation;
+mod interruption;
+mod misbehaving_plugins;
+mod oracle;
+mod plugin_listing;
+mod quality;
+mod quantizing;

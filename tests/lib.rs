@@ -1,0 +1,226 @@
+//! What the integration tests share: a home of their own, the built programs and plugins, fixtures, and made-up models.
+//!
+//! The programs and plugins must be built before (`make test` does it): they are found beside the test executable.
+
+// A test that cannot go on panics: that is how tests fail.
+#![allow(clippy::missing_panics_doc)]
+
+use pajamas_plugin_api::abi::client::{LoadedModel, Plugin};
+use pajamas_plugin_api::{CancelToken, HostServices, LoadRequest, OptionValue};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// A home folder of a test's own, gone when dropped.
+pub struct Home {
+    dir: tempfile::TempDir,
+}
+
+impl Home {
+    /// A home with no plugin in it.
+    #[expect(clippy::new_without_default, reason = "it makes a folder")]
+    pub fn new() -> Self {
+        let home = Self { dir: tempfile::tempdir().expect("a temporary folder") };
+        std::fs::create_dir(home.plugins()).expect("the plugin folder");
+        home
+    }
+
+    /// A home with gguf-cpu in it.
+    pub fn with_gguf_cpu() -> Self {
+        let home = Self::new();
+        home.install("gguf_cpu");
+        home
+    }
+
+    /// Copies the built plugin library `name` into the plugin folder.
+    pub fn install(&self, name: &str) {
+        let file = library_name(name);
+        std::fs::copy(built(&file), self.plugins().join(file)).expect("copying the plugin");
+    }
+
+    /// Its folder.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Its plugin folder.
+    pub fn plugins(&self) -> PathBuf {
+        self.path().join("plugins")
+    }
+
+    /// Every file and folder in `dir` below it, hidden ones too, sorted; empty if there is no such folder.
+    pub fn listing(&self, dir: &str) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(self.path().join(dir)) else { return Vec::new() };
+        let mut names: Vec<_> = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// `pajamas` with this home and nothing else of the environment's that it would read.
+    pub fn command<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        let mut command = Command::new(built(&format!("pajamas{}", std::env::consts::EXE_SUFFIX)));
+        for name in ["PAJAMAS_PLUGIN_PATH", "PAJAMAS_WORKER", "PAJAMAS_BACKEND", "HF_HUB_CACHE", "RUST_LOG"] {
+            command.env_remove(name);
+        }
+        command.env("PAJAMAS_HOME", self.path()).env("HF_HOME", self.path().join("huggingface"));
+        command.args(args).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `pajamas` to its end.
+    pub fn run<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Run {
+        Run::from(self.command(args).output().expect("starting pajamas"))
+    }
+
+    /// Quantizes pajama-tiny by `method` into this home's `out` folder and returns the file.
+    pub fn quantized(&self, method: &str) -> PathBuf {
+        let out = self.path().join("out");
+        let run = self.run([
+            "quantize".as_ref(),
+            pajama_tiny().as_os_str(),
+            "-m".as_ref(),
+            method.as_ref(),
+            "-o".as_ref(),
+            out.as_os_str(),
+        ]);
+        run.succeeded();
+        PathBuf::from(run.stdout.trim())
+    }
+}
+
+/// What a program printed, and how it ended.
+#[derive(Debug)]
+pub struct Run {
+    /// Its exit code; none if a signal ended it.
+    pub code: Option<i32>,
+    /// What it printed.
+    pub stdout: String,
+    /// What it said besides.
+    pub stderr: String,
+}
+
+impl From<Output> for Run {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).expect("UTF-8 on stdout"),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Run {
+    /// Asserts that it ended well.
+    #[track_caller]
+    pub fn succeeded(&self) -> &Self {
+        assert_eq!(self.code, Some(0), "{self:#?}");
+        self
+    }
+
+    /// Asserts that it failed with exit code 1, one error line that contains `error`, and one hint with `hint`.
+    #[track_caller]
+    pub fn failed_with(&self, error: &str, hint: &str) {
+        assert_eq!(self.code, Some(1), "{self:#?}");
+        assert_eq!(self.stdout, "", "data on stdout of a failure");
+        let lines: Vec<&str> = self.stderr.lines().collect();
+        let errors: Vec<&&str> = lines.iter().filter(|line| line.starts_with("error: ")).collect();
+        let hints: Vec<&&str> = lines.iter().filter(|line| line.starts_with("hint: ")).collect();
+        assert!(errors.len() == 1 && errors[0].contains(error), "wanted the error `{error}`: {self:#?}");
+        assert!(hints.len() == 1 && hints[0].contains(hint), "wanted the hint `{hint}`: {self:#?}");
+    }
+
+    /// What it printed, as JSON.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        self.succeeded();
+        serde_json::from_str(&self.stdout).expect("JSON on stdout")
+    }
+}
+
+/// The folder that cargo built into.
+pub fn build_dir() -> PathBuf {
+    let executable = std::env::current_exe().expect("the test's own path");
+    executable.ancestors().nth(2).expect("target/profile/deps/test").to_owned()
+}
+
+fn built(file: &str) -> PathBuf {
+    let path = build_dir().join(file);
+    assert!(path.is_file(), "`{}` is not built: run `make test`", path.display());
+    path
+}
+
+/// The built library `name`.
+pub fn built_library(name: &str) -> PathBuf {
+    built(&library_name(name))
+}
+
+/// The file name of the library `name` on this system.
+pub fn library_name(name: &str) -> String {
+    format!("{}{name}{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX)
+}
+
+/// The fixture folder `name`.
+pub fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+/// The fixture model, a Hugging Face folder.
+pub fn pajama_tiny() -> PathBuf {
+    fixture("pajama-tiny")
+}
+
+/// The golden file `name`.
+pub fn golden(name: &str) -> serde_json::Value {
+    let text = std::fs::read_to_string(fixture("golden").join(name)).expect("the golden file");
+    serde_json::from_str(&text).expect("JSON in the golden file")
+}
+
+/// Copies a folder of plain files.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("the copy's folder");
+    for entry in std::fs::read_dir(from).expect("the folder").flatten() {
+        std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copying a file");
+    }
+}
+
+/// Loads the plugin `library` into this process.
+pub fn plugin(library: &Path) -> Plugin {
+    // SAFETY: the library was built with this test.
+    unsafe { Plugin::open(library, HostServices::new(|_, _, _| (), std::env::temp_dir(), 2)) }.expect("the plugin")
+}
+
+/// Loads `model` on `plugin` with an F32 KV cache and no flash attention: as exact as it gets.
+pub fn load_exact(plugin: &Plugin, model: &Path) -> LoadedModel {
+    let mut request = LoadRequest::new(model);
+    request.context_length = Some(512);
+    for (name, value) in [("cache_type_k", "f32"), ("cache_type_v", "f32"), ("flash_attention", "off")] {
+        request.options.insert(name.into(), OptionValue::Text(value.into()));
+    }
+    plugin.load_model(&request, &|_| (), &CancelToken::never()).expect("the model loads")
+}
+
+/// The index of the greatest value.
+pub fn argmax(row: &[f32]) -> u32 {
+    let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
+    u32::try_from(best.expect("a row of logits").0).expect("a token id")
+}
+
+/// Writes a Hugging Face folder with pajama-tiny's shapes and `layers` layers: large enough to interrupt.
+pub fn make_deep_model(dir: &Path, layers: usize) {
+    copy_folder(&pajama_tiny(), dir);
+    let config_path = dir.join("config.json");
+    let mut config: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&config_path).expect("config.json")).expect("JSON");
+    config["num_hidden_layers"] = layers.into();
+    std::fs::write(&config_path, config.to_string()).expect("config.json");
+    let bytes = std::fs::read(pajama_tiny().join("model.safetensors")).expect("the weights");
+    let tiny = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+    let mut tensors = Vec::new();
+    for (name, view) in tiny.tensors() {
+        match name.strip_prefix("model.layers.0.") {
+            Some(rest) => tensors.extend((0..layers).map(|n| (format!("model.layers.{n}.{rest}"), view.clone()))),
+            None if name.starts_with("model.layers.") => (),
+            None => tensors.push((name, view)),
+        }
+    }
+    safetensors::serialize_to_file(tensors, None, &dir.join("model.safetensors")).expect("writing the weights");
+}

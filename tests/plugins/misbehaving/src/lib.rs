@@ -1,0 +1,76 @@
+//! `misbehaving`: a plugin that fails as `MISBEHAVE` says, so that tests can see the host survive it.
+
+use pajamas_plugin_api::{
+    Availability, Backend, CancelToken, Capabilities, Device, DeviceClass, GenerateRequest, LoadRequest, Model,
+    ModelInfo, Progress, Result, Token, TokenSink, export_plugin,
+};
+use std::time::Duration;
+
+struct Misbehaving;
+
+fn mode(name: &str) -> bool {
+    std::env::var("MISBEHAVE").is_ok_and(|value| value == name)
+}
+
+impl Backend for Misbehaving {
+    fn is_available(&self) -> Availability {
+        if mode("abort") {
+            eprintln!("about to abort");
+            std::process::abort();
+        }
+        if mode("hang") {
+            std::thread::sleep(Duration::from_secs(600));
+        }
+        if mode("exit") {
+            std::process::exit(0);
+        }
+        if mode("print") {
+            println!("a plugin's chatter on stdout");
+        }
+        assert!(!mode("panic"), "no wool");
+        if mode("unavailable") {
+            return Availability::Unavailable { reason: "no sheep".into(), remedy: "buy a sheep".into() };
+        }
+        let device =
+            Device { name: "loom".into(), class: DeviceClass::Npu, memory_total_bytes: 0, memory_free_bytes: 0 };
+        Availability::Available { devices: vec![device] }
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new("loom", &["gguf"])
+    }
+
+    fn load_model(&self, _: &LoadRequest, _: &Progress, _: &CancelToken) -> Result<Box<dyn Model>> {
+        assert!(!mode("panic-load"), "no loom");
+        Ok(Box::new(Loom))
+    }
+}
+
+struct Loom;
+
+impl Model for Loom {
+    fn info(&self) -> ModelInfo {
+        ModelInfo { context_length: 8, vocabulary_size: 2, ..ModelInfo::default() }
+    }
+
+    fn generate(&self, _: &GenerateRequest, sink: &mut TokenSink<'_>) -> Result<()> {
+        sink.prompt_started(1, 0);
+        assert!(!mode("panic-generate"), "no thread");
+        let _ = sink.token(Token { id: 0, bytes: "baa 😀".as_bytes()[..6].into(), ..Token::default() });
+        assert!(!mode("panic-midway"), "the thread broke");
+        let _ = sink.token(Token { id: 1, bytes: "😀".as_bytes()[2..].into(), ..Token::default() });
+        Ok(())
+    }
+}
+
+impl Drop for Loom {
+    fn drop(&mut self) {
+        assert!(!mode("panic-drop"), "the loom fell");
+    }
+}
+
+export_plugin! {
+    name: "misbehaving",
+    formats: "gguf",
+    backend: || Box::new(Misbehaving),
+}
