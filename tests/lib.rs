@@ -21,6 +21,8 @@ impl Home {
     pub fn new() -> Self {
         let home = Self { dir: tempfile::tempdir().expect("a temporary folder") };
         std::fs::create_dir(home.plugins()).expect("the plugin folder");
+        // llama.cpp's threads wait in spins: with several, tests beside other work take minutes instead of seconds.
+        std::fs::write(home.path().join("config.toml"), "threads = 1\n").expect("the config file");
         home
     }
 
@@ -185,7 +187,7 @@ pub fn copy_folder(from: &Path, to: &Path) {
 /// Loads the plugin `library` into this process.
 pub fn plugin(library: &Path) -> Plugin {
     // SAFETY: the library was built with this test.
-    unsafe { Plugin::open(library, HostServices::new(|_, _, _| (), std::env::temp_dir(), 2)) }.expect("the plugin")
+    unsafe { Plugin::open(library, HostServices::new(|_, _, _| (), std::env::temp_dir(), 1)) }.expect("the plugin")
 }
 
 /// Loads `model` on `plugin` with an F32 KV cache and no flash attention: as exact as it gets.

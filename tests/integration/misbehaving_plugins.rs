@@ -9,7 +9,7 @@ use pajamas_tests::{Home, built_library};
 fn row(mode: &str) -> (String, String) {
     let home = Home::with_gguf_cpu();
     home.install("misbehaving");
-    std::fs::write(home.path().join("config.toml"), "probe_timeout_s = 1\n").unwrap();
+    std::fs::write(home.path().join("config.toml"), "threads = 1\nprobe_timeout_s = 1\n").unwrap();
     let output = home.command(["plugins", "list", "--json"]).env("MISBEHAVE", mode).output().unwrap();
     let value = pajamas_tests::Run::from(output).json();
     let find = |name: &str| value.as_array().unwrap().iter().find(|r| r["name"] == name).unwrap().clone();

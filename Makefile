@@ -1,0 +1,59 @@
+# Two commands on a fresh machine do everything: `make demo` and `make test`. `make` alone lists what there is.
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+RELEASE := $(TARGET_DIR)/release
+EXTENSION := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
+CARGO ?= cargo
+PREFIX ?= $(HOME)/.pajamas
+
+# One compiler cache for every build of llama.cpp, where there is one.
+ifneq ($(shell command -v ccache),)
+export CMAKE_C_COMPILER_LAUNCHER := ccache
+export CMAKE_CXX_COMPILER_LAUNCHER := ccache
+endif
+
+.PHONY: help deps build host plugins plugin-gguf-cpu demo test lint bench golden install clean
+
+help: ## list these targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+deps: ## install what is missing: cmake, a C++ compiler, libclang
+	@tools/install-deps
+
+build: host plugins ## build the programs and the plugins
+
+host: deps ## build pajamas and pajamas-worker
+	$(CARGO) build --release --locked -p pajamas
+
+plugins: plugin-gguf-cpu ## build every plugin that this machine can build
+
+plugin-gguf-cpu: deps ## build the CPU backend
+	$(CARGO) build --release --locked -p pajamas-gguf-cpu
+
+demo: build ## quantize the bundled model and let it answer
+	@tools/demo "$(RELEASE)" "$(EXTENSION)"
+
+test: build ## build everything and run every test
+	$(CARGO) build --release --locked --workspace --all-targets
+	$(CARGO) test --release --locked --workspace -- --test-threads=1
+
+lint: deps ## formatting, clippy, documentation
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps
+
+bench: build ## the plugin beside a bare llama.cpp loop, on Qwen2.5-0.5B's shapes
+	$(CARGO) build --release --locked -p pajamas-gguf --example speed
+	@tests/bench/run.sh "$(RELEASE)" "$(TARGET_DIR)/bench"
+
+golden: ## recompute the golden files with transformers (needs Python packages, see tests/oracle/README.md)
+	python3 tests/oracle/transformers_golden.py tests/fixtures/pajama-tiny tests/fixtures/golden
+
+install: build ## install the programs into $PREFIX/bin and the plugins into $PREFIX/plugins (default: ~/.pajamas)
+	install -d "$(PREFIX)/bin" "$(PREFIX)/plugins"
+	install -m 755 "$(RELEASE)/pajamas" "$(RELEASE)/pajamas-worker" "$(PREFIX)/bin"
+	install -m 755 "$(RELEASE)/libgguf_cpu.$(EXTENSION)" "$(PREFIX)/plugins"
+	@echo 'installed; add "$(PREFIX)/bin" to your PATH'
+
+clean: ## remove what was built
+	$(CARGO) clean
