@@ -122,8 +122,20 @@ fn take_out_control_texts(info: &ModelInfo, messages: &[Message]) -> (Vec<Messag
     let taken_out: Vec<(String, String)> =
         texts.iter().enumerate().filter_map(|(n, text)| Some((fresh(n)?, (*text).to_owned()))).collect();
     let mark = |message: &Message| {
-        let content =
-            taken_out.iter().fold(message.content.clone(), |text, (marker, token)| text.replace(token, marker));
+        let (mut content, mut rest) = (String::new(), message.content.as_str());
+        // In one pass, so that nothing is replaced inside a marker.
+        while let Some(next) = rest.chars().next() {
+            match taken_out.iter().find(|(_, token)| rest.starts_with(token.as_str())) {
+                Some((marker, token)) => {
+                    content += marker;
+                    rest = &rest[token.len()..];
+                }
+                None => {
+                    content.push(next);
+                    rest = &rest[next.len_utf8()..];
+                }
+            }
+        }
         Message { role: message.role.clone(), content }
     };
     (messages.iter().map(mark).collect(), taken_out)

@@ -21,7 +21,7 @@ pub struct ConfigFile {
     pub method: Option<String>,
     /// Further plugin folders.
     pub plugin_dirs: Vec<PathBuf>,
-    /// Seconds that a plugin may take to answer a probe.
+    /// Seconds that a plugin may take to answer a probe, at least 1.
     pub probe_timeout_s: Option<u64>,
 }
 
@@ -58,7 +58,8 @@ impl Config {
         if let Some(path) = env_vars::value(PAJAMAS_PLUGIN_PATH) {
             plugin_dirs.extend(std::env::split_paths(&path).filter(|p| !p.as_os_str().is_empty()));
         }
-        plugin_dirs.extend(file.plugin_dirs);
+        // Relative ones count from the file that names them, wherever the program is started.
+        plugin_dirs.extend(file.plugin_dirs.iter().map(|dir| home.join(dir)));
         plugin_dirs.push(home.join("plugins"));
         if let Some(prefix) = std::env::current_exe().ok().as_deref().and_then(Path::parent).and_then(Path::parent) {
             plugin_dirs.push(prefix.join("lib/pajamas/plugins"));
@@ -75,7 +76,7 @@ impl Config {
             threads: file.threads,
             context_length: file.context_length,
             method: file.method,
-            probe_timeout_s: file.probe_timeout_s.unwrap_or(10),
+            probe_timeout_s: file.probe_timeout_s.unwrap_or(10).max(1),
         })
     }
 

@@ -64,8 +64,7 @@ pub fn quantize(
     progress: &dyn Fn(&ProgressUpdate),
     cancel: &CancelToken,
 ) -> Result<Artifact> {
-    let method = options.method.as_deref().or(config.method.as_deref());
-    let (candidate, recipe) = find_quantizer(candidates, options.format.as_deref(), method)?;
+    let (candidate, recipe) = find_quantizer(candidates, options, config)?;
     let fingerprint = source::fingerprint(source)?;
     let origin = source.hub.as_ref().map_or_else(|| source.path.display().to_string(), |(id, _)| id.clone());
     let name = match &options.name {
@@ -101,6 +100,10 @@ pub fn quantize(
     };
     std::fs::create_dir(&job.scratch_dir).map_err(Error::io("creating", &job.scratch_dir))?;
     let report = run_worker(candidate, &job, config, progress, cancel)?;
+    if options.output_dir.is_none() {
+        // Whatever happens between the two next steps, no record describes a file that it was not made for.
+        store::forget(config, &target);
+    }
     publish(&job.output, &target)?;
     drop(partial);
     if options.output_dir.is_none() {
@@ -128,12 +131,22 @@ pub fn quantize(
     })
 }
 
-/// The first candidate, available or not, whose quantizer makes `method` in `format`.
+/// The name of the recipe that `options` come to.
+///
+/// # Errors
+/// When no quantizer makes it.
+pub fn method(options: &QuantizeOptions, candidates: &[Candidate], config: &Config) -> Result<String> {
+    find_quantizer(candidates, options, config).map(|(_, recipe)| recipe.name)
+}
+
+/// The first candidate, available or not, whose quantizer makes what is wanted, and its recipe for that.
 fn find_quantizer<'a>(
     candidates: &'a [Candidate],
-    format: Option<&str>,
-    method: Option<&str>,
+    options: &QuantizeOptions,
+    config: &Config,
 ) -> Result<(&'a Candidate, Recipe)> {
+    let format = options.format.as_deref();
+    let method = options.method.as_deref().or(config.method.as_deref());
     let mut known = Vec::new();
     for candidate in candidates {
         let recipes = candidate.report.as_ref().map_or(&[][..], |report| &report.recipes);
@@ -209,11 +222,17 @@ struct Partial {
 impl Partial {
     fn create(target: &Path) -> Result<Self> {
         let name = target.file_name().unwrap_or_default().to_string_lossy();
-        let dir = target.with_file_name(format!(".{name}.partial"));
-        // Whoever left one behind was killed: the lock says that nobody is at it now.
-        if dir.exists() {
-            std::fs::remove_dir_all(&dir).map_err(Error::io("removing", &dir))?;
+        let (prefix, suffix) = (format!(".{name}."), ".partial");
+        // Whoever left one behind was killed: the lock says that no host is at it now. A worker that is just cleaning
+        // up after its host knows its own folder only, so this one's name is new.
+        for entry in target.parent().and_then(|dir| std::fs::read_dir(dir).ok()).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with(&prefix) && name.ends_with(suffix) {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
         }
+        let dir = target.with_file_name(format!("{prefix}{}{suffix}", std::process::id()));
         std::fs::create_dir(&dir).map_err(Error::io("creating", &dir))?;
         Ok(Self { dir })
     }

@@ -17,8 +17,8 @@ use std::ops::ControlFlow;
 pub trait Backend: Send + Sync + 'static {
     /// Whether this backend can work on this machine, with the devices it found or the reason and the remedy.
     ///
-    /// Called in a worker process, and again before the first load. It must return within 100 ms, must not
-    /// initialise a device beyond what listing needs, and must answer honestly without the hardware or driver.
+    /// Called in a worker process. It should return within 100 ms, must not initialise a device beyond what listing
+    /// needs, and must answer honestly without the hardware or driver.
     fn is_available(&self) -> Availability;
 
     /// What this backend can do, and which options it takes. The same on every call and on every machine.

@@ -22,7 +22,7 @@
 ///
 /// After `formats` may come `cpu_features: "avx2,fma"` (without which the code must not run, as `std::arch` names
 /// them) and `minimum_host_api: "1.2.0"` (where functions of that version are needed). Version and description are
-/// the crate's own, from its Cargo.toml.
+/// the crate's own, from its Cargo.toml. (`api_version` is for tests of the host.)
 #[macro_export]
 macro_rules! export_plugin {
     (
@@ -60,7 +60,7 @@ macro_rules! export_plugin {
             #[cfg_attr(not(any(target_vendor = "apple", windows)), unsafe(link_section = ".pajamas.manifest"))]
             static MANIFEST: [u8; LENGTH] = $crate::manifest::join::<LENGTH>(PARTS);
 
-            extern "C" fn init(host: $crate::abi::HostTable) -> $crate::abi::Reply {
+            extern "C" fn init(host: $crate::abi::HostTableRef) -> $crate::abi::Reply {
                 fn construct() -> Box<dyn $crate::Backend> {
                     ($construct)()
                 }

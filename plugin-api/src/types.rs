@@ -344,9 +344,35 @@ impl Sampling {
     pub const FIELDS: [&'static str; 7] =
         ["temperature", "top_k", "top_p", "min_p", "repeat_penalty", "repeat_last_n", "seed"];
 
-    /// Always the likeliest token.
+    /// Always the likeliest token. Every backend honours this.
     pub fn greedy() -> Self {
-        Self { temperature: 0.0, ..Self::default() }
+        Self { temperature: 0.0, top_k: 0, top_p: 1.0, ..Self::default() }
+    }
+
+    /// The defaults, with those fields neutral that a backend which honours only `honoured` would refuse.
+    pub fn default_for(honoured: &[String]) -> Self {
+        let has = |name: &str| honoured.iter().any(|known| known == name);
+        let (all, neutral) = (Self::default(), Self::greedy());
+        Self {
+            temperature: if has("temperature") { all.temperature } else { neutral.temperature },
+            top_k: if has("top_k") { all.top_k } else { neutral.top_k },
+            top_p: if has("top_p") { all.top_p } else { neutral.top_p },
+            ..all
+        }
+    }
+
+    /// The fields that have an effect, by name. A temperature of 0 or 1 has none: it leaves a backend its own way.
+    pub fn effective(&self) -> impl Iterator<Item = &'static str> {
+        let effects = [
+            self.temperature != 0.0 && self.temperature != 1.0,
+            self.top_k != 0,
+            self.top_p < 1.0,
+            self.min_p > 0.0,
+            self.repeat_penalty != 1.0,
+            false, // repeat_last_n: only with repeat_penalty
+            self.seed.is_some(),
+        ];
+        Self::FIELDS.into_iter().zip(effects).filter_map(|(name, effect)| effect.then_some(name))
     }
 }
 
@@ -456,6 +482,9 @@ pub enum FinishReason {
     Cancelled,
     /// The engine failed after it had begun; what was generated so far is in the text.
     Error,
+    /// A reason that this build does not know.
+    #[serde(other)]
+    Other,
 }
 
 /// What generation did and how fast. Times are measured by the adapter, the same way for every backend.

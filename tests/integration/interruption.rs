@@ -16,7 +16,7 @@ fn start(home: &Home) -> Child {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let scratch = home.path().join("out/.deep-q4_k_m.gguf.partial/scratch");
+    let scratch = home.path().join(format!("out/.deep-q4_k_m.gguf.{}.partial/scratch", child.id()));
     wait("the work to begin", || std::fs::read_dir(&scratch).is_ok_and(|mut files| files.next().is_some()));
     child
 }
@@ -59,7 +59,7 @@ fn kill_9_of_the_host_lets_its_worker_clean_up() {
 #[test]
 fn what_a_killed_pair_left_behind_is_removed_by_the_next_run() {
     let home = Home::with_gguf_cpu();
-    let left = home.path().join("out/.pajama-tiny-q8_0.gguf.partial");
+    let left = home.path().join("out/.pajama-tiny-q8_0.gguf.1.partial");
     std::fs::create_dir_all(left.join("scratch")).unwrap();
     std::fs::write(left.join("pajama-tiny-q8_0.gguf"), "half").unwrap();
     home.quantized("Q8_0");

@@ -36,24 +36,29 @@ pub fn execute(_: &Args, common: &super::Common, config: &Config) -> anyhow::Res
     if common.json {
         return output::json(&info);
     }
-    println!("pajamas {} (plugin API {}), home {}", info.version, info.plugin_api_version, info.home.display());
+    output::print(&format!(
+        "pajamas {} (plugin API {}), home {}",
+        info.version,
+        info.plugin_api_version,
+        info.home.display()
+    ));
     let machine = &info.hardware;
     let cpu = if machine.cpu.is_empty() { "unknown CPU" } else { &machine.cpu };
-    println!("{}, {cpu}, {} cores", machine.platform, machine.cores);
+    output::print(&format!("{}, {cpu}, {} cores", machine.platform, machine.cores));
     if machine.memory_total_bytes > 0 {
         let (available, total) =
             (output::size(machine.memory_available_bytes), output::size(machine.memory_total_bytes));
-        println!("memory {available} available of {total}");
+        output::print(&format!("memory {available} available of {total}"));
     }
-    println!("\nBackends");
+    output::print("\nBackends");
     if info.backends.is_empty() {
-        println!("none; {}", crate::error::NO_PLUGIN_HINT);
+        output::print(&format!("none; {}", crate::error::NO_PLUGIN_HINT));
     } else {
         plugins::print(&info.backends);
     }
-    println!("\nModels in {}", config.models_dir().display());
+    output::print(&format!("\nModels in {}", config.models_dir().display()));
     if info.models.is_empty() {
-        println!("none; `pajamas quantize MODEL` makes one");
+        output::print("none; `pajamas quantize MODEL` makes one");
     }
     let row = |r: &Record| vec![r.file.clone(), r.method.clone(), output::size(r.size_bytes), r.source.clone()];
     output::table(&info.models.iter().map(row).collect::<Vec<_>>());

@@ -54,7 +54,6 @@ enum Command {
 /// Parses the command line, runs the command and returns the exit code: 0 done, 1 failed, 2 wrong usage, 130
 /// interrupted.
 pub fn main() -> ExitCode {
-    default_sigpipe();
     let cli = Cli::parse();
     start_log(cli.common.verbose);
     let done = Config::load(&cli.common.plugin_dir).map_err(Into::into).and_then(|config| match cli.command {
@@ -72,12 +71,12 @@ pub fn main() -> ExitCode {
 fn report(error: &anyhow::Error) -> ExitCode {
     let known = error.downcast_ref::<Error>();
     if matches!(known, Some(Error::Interrupted)) {
-        eprintln!("interrupted");
+        output::say("interrupted");
         return ExitCode::from(130);
     }
-    eprintln!("error: {}", output::clean(&format!("{error:#}")));
+    output::say(&format!("error: {}", output::clean(&format!("{error:#}"))));
     if let Some(hint) = known.and_then(Error::hint) {
-        eprintln!("hint: {}", output::clean(&hint));
+        output::say(&format!("hint: {}", output::clean(&hint)));
     }
     ExitCode::from(1)
 }
@@ -96,13 +95,4 @@ fn start_log(verbose: u8) {
         .without_time()
         .with_target(false)
         .try_init();
-}
-
-/// `pajamas … | head` ends quietly: Rust ignores SIGPIPE by default, and printing would panic.
-fn default_sigpipe() {
-    #[cfg(unix)]
-    // SAFETY: SIG_DFL is a valid handler, and no other thread runs yet.
-    unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
-    }
 }

@@ -1,11 +1,34 @@
 //! What commands print: sizes, tables, JSON, and text from models' metadata made harmless.
 
 use serde::Serialize;
+use std::io::Write;
 
 /// Prints `value` as JSON.
 pub fn json<T: Serialize>(value: &T) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    print(&serde_json::to_string_pretty(value)?);
     Ok(())
+}
+
+/// Prints a line of data on stdout. When nobody reads it any more, as in `pajamas … | head`, the program ends quietly.
+pub fn print(line: &str) {
+    let mut stdout = std::io::stdout();
+    if let Err(error) = writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+        gone(&error);
+    }
+}
+
+/// Says a line on stderr; when nobody listens, that is no failure.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Ends the program because its stdout is gone: quietly when a reader closed it, else as a failure (a full disk).
+pub fn gone(error: &std::io::Error) -> ! {
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        std::process::exit(0);
+    }
+    say(&format!("error: writing the output failed: {error}"));
+    std::process::exit(1);
 }
 
 /// `text` without control characters: metadata of a stranger's model must not command a terminal.
@@ -33,7 +56,7 @@ pub fn table(rows: &[Vec<String>]) {
     let widths: Vec<usize> = (0..columns).map(width).collect();
     for row in rows {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        println!("{}", clean(cells.join("  ").trim_end()));
+        print(&clean(cells.join("  ").trim_end()));
     }
 }
 

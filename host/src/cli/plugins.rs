@@ -40,9 +40,9 @@ pub fn execute(command: &Command, common: &super::Common, config: &Config) -> an
         return output::json(&rows);
     }
     if rows.is_empty() {
-        eprintln!("no plugins in");
-        config.plugin_dirs.iter().for_each(|dir| eprintln!("  {}", dir.display()));
-        eprintln!("hint: {}", crate::error::NO_PLUGIN_HINT);
+        output::say("no plugins in");
+        config.plugin_dirs.iter().for_each(|dir| output::say(&format!("  {}", dir.display())));
+        output::say(&format!("hint: {}", crate::error::NO_PLUGIN_HINT));
         return Ok(());
     }
     print(&rows);
@@ -94,6 +94,6 @@ pub fn print(rows: &[Row]) {
     }
     output::table(&cells);
     for row in rows.iter().filter(|row| !row.remedy.is_empty()) {
-        eprintln!("hint: {}: {}", output::clean(&row.name), output::clean(&row.remedy));
+        output::say(&format!("hint: {}: {}", output::clean(&row.name), output::clean(&row.remedy)));
     }
 }

@@ -50,26 +50,26 @@ pub fn execute(args: Args, common: &super::Common, config: &Config) -> anyhow::R
         return output::json(&artifact);
     }
     summarize(&artifact, &args.model);
-    println!("{}", artifact.path.display());
+    output::print(&artifact.path.display().to_string());
     Ok(())
 }
 
 /// Tells on stderr what was made.
 pub fn summarize(artifact: &Artifact, model: &str) {
     let report = &artifact.report;
-    eprintln!("quantized {} ({}) to {}", output::clean(model), report.source_precision, artifact.method);
-    eprintln!(
+    output::say(&format!("quantized {} ({}) to {}", output::clean(model), report.source_precision, artifact.method));
+    output::say(&format!(
         "  size   {} -> {} ({:.2} times smaller than {})",
         output::size(report.source_bytes),
         output::size(report.output_bytes),
         artifact.ratio,
         report.source_precision
-    );
-    eprintln!("  time   {:.2} s", artifact.elapsed_ms / 1e3);
+    ));
+    output::say(&format!("  time   {:.2} s", artifact.elapsed_ms / 1e3));
     if report.tokenizer_checks > 0 {
-        eprintln!("  checks {} texts tokenize as in the source", report.tokenizer_checks);
+        output::say(&format!("  checks {} texts tokenize as in the source", report.tokenizer_checks));
     }
     for note in &report.notes {
-        eprintln!("  note   {}", output::clean(note));
+        output::say(&format!("  note   {}", output::clean(note)));
     }
 }

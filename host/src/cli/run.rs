@@ -49,15 +49,15 @@ pub struct Args {
     /// Tokens to generate at the most.
     #[arg(long, default_value_t = 512, value_name = "N")]
     max_tokens: u32,
-    /// 0 takes the likeliest token always.
-    #[arg(short, long, default_value_t = 0.7, value_parser = non_negative)]
-    temperature: f32,
-    /// Choose among this many likeliest tokens; 0 for all.
-    #[arg(long, default_value_t = 40, value_name = "N")]
-    top_k: u32,
-    /// Choose among the likeliest tokens that reach this probability together.
-    #[arg(long, default_value_t = 0.9, value_name = "P", value_parser = fraction)]
-    top_p: f32,
+    /// 0 takes the likeliest token always [default: 0.7].
+    #[arg(short, long, value_name = "X", value_parser = non_negative)]
+    temperature: Option<f32>,
+    /// Choose among this many likeliest tokens; 0 for all [default: 40].
+    #[arg(long, value_name = "N")]
+    top_k: Option<u32>,
+    /// Choose among the likeliest tokens that reach this probability together [default: 0.9].
+    #[arg(long, value_name = "P", value_parser = fraction)]
+    top_p: Option<f32>,
     /// Choose among tokens at least this fraction as likely as the likeliest.
     #[arg(long, default_value_t = 0.0, value_name = "P", value_parser = fraction)]
     min_p: f32,
@@ -144,6 +144,8 @@ struct Session {
     backend: String,
     path: PathBuf,
     load_ms: f64,
+    /// The sampling fields that the backend honours.
+    honoured_sampling: Vec<String>,
 }
 
 impl Session {
@@ -154,10 +156,10 @@ impl Session {
         config: &Config,
         interrupt: &Interrupt,
     ) -> anyhow::Result<Self> {
-        let requested = args.backend.as_deref();
+        let requested = args.backend.as_deref().or(config.backend.as_deref());
         let choice = rank::choose(candidates, "gguf", requested, config.fallback && !args.strict)?;
         if let Some(warning) = &choice.warning {
-            eprintln!("warning: {}", output::clean(warning));
+            output::say(&format!("warning: {}", output::clean(warning)));
         }
         let cancel = interrupt.begin();
         let path = runnable(args, source, candidates, config, &cancel)?;
@@ -165,7 +167,8 @@ impl Session {
         let mut request = LoadRequest::new(&path);
         request.context_length = args.context_length.or(config.context_length);
         request.threads = config.threads;
-        let specs = plugin.capabilities().map_err(Error::from)?.options;
+        let capabilities = plugin.capabilities().map_err(Error::from)?;
+        let specs = capabilities.options;
         for pair in &args.set {
             let (name, value) = split_option(pair, &specs)?;
             request.options.insert(name.into(), options::parse(&specs, name, value).map_err(Error::from)?);
@@ -176,7 +179,7 @@ impl Session {
         bar.clear();
         interrupt.end();
         let load_ms = started.elapsed().as_secs_f64() * 1e3;
-        Ok(Self { model, backend: choice.candidate.name(), path, load_ms })
+        Ok(Self { model, backend: choice.candidate.name(), path, load_ms, honoured_sampling: capabilities.sampling })
     }
 
     fn answer(&self, args: &Args, common: &super::Common, prompt: &str, interrupt: &Interrupt) -> anyhow::Result<()> {
@@ -194,9 +197,9 @@ impl Session {
             }
             output::json(&value)?;
         } else if show {
-            println!();
+            output::print("");
         } else {
-            println!("{}", result.text);
+            output::print(&result.text);
         }
         self.statistics(common, &result);
         if result.stats.finish_reason == FinishReason::Cancelled {
@@ -209,7 +212,7 @@ impl Session {
         let stdin = std::io::stdin();
         let terminal = stdin.is_terminal();
         if terminal {
-            eprintln!("{} on {}. `/exit` or Ctrl-D ends.", self.path.display(), self.backend);
+            output::say(&format!("{} on {}. `/exit` or Ctrl-D ends.", self.path.display(), self.backend));
         }
         let mut messages: Vec<Message> = args.system.iter().map(|text| Message::new("system", text)).collect();
         loop {
@@ -234,18 +237,17 @@ impl Session {
             interrupt.end();
             match answer {
                 Ok(result) => {
-                    println!("{}", if args.no_stream { &result.text } else { "" });
+                    output::print(if args.no_stream { &result.text } else { "" });
                     self.statistics(common, &result);
+                    fail_if_broken_off(&result)?;
                     messages.push(Message::new("assistant", result.text));
                 }
-                // The conversation goes on without this turn.
-                Err(error) => {
+                // With somebody there to try again, the conversation goes on without this turn.
+                Err(error) if terminal => {
                     messages.pop();
                     super::report(&error);
-                    if !terminal {
-                        return Err(error);
-                    }
                 }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -259,15 +261,7 @@ impl Session {
         cancel: &CancelToken,
     ) -> anyhow::Result<GenerateResult> {
         let request = GenerateRequest {
-            sampling: Sampling {
-                temperature: args.temperature,
-                top_k: args.top_k,
-                top_p: args.top_p,
-                min_p: args.min_p,
-                repeat_penalty: args.repeat_penalty,
-                seed: args.seed,
-                ..Sampling::default()
-            },
+            sampling: self.sampling(args),
             max_tokens: args.max_tokens,
             stop_sequences: args.stop.clone(),
             session,
@@ -275,12 +269,18 @@ impl Session {
         };
         let (mut text, mut tokens) = (String::new(), Vec::new());
         let mut stdout = std::io::stdout();
+        let terminal = stdout.is_terminal();
+        let mut broken = None;
         let mut on_event = |event| {
             match event {
                 Event::Text(piece) => {
-                    // A reader that is gone ends the program by SIGPIPE; another failure ends the answer.
-                    if show && (stdout.write_all(piece.as_bytes()).is_err() || stdout.flush().is_err()) {
-                        return ControlFlow::Break(());
+                    if show {
+                        // A terminal obeys escape sequences; what a model makes up must not command it.
+                        let shown = if terminal { output::clean(&piece) } else { piece.clone() };
+                        if let Err(error) = stdout.write_all(shown.as_bytes()).and_then(|()| stdout.flush()) {
+                            broken = Some(error);
+                            return ControlFlow::Break(());
+                        }
                     }
                     text += &piece;
                 }
@@ -290,7 +290,24 @@ impl Session {
             ControlFlow::Continue(())
         };
         let stats = self.model.generate_stream(&request, cancel, &mut on_event).map_err(Error::from)?;
+        if let Some(error) = broken {
+            output::gone(&error);
+        }
         Ok(GenerateResult { text, tokens, stats })
+    }
+
+    /// What the user asked for; the rest by default, as far as the backend honours it.
+    fn sampling(&self, args: &Args) -> Sampling {
+        let default = Sampling::default_for(&self.honoured_sampling);
+        Sampling {
+            temperature: args.temperature.unwrap_or(default.temperature),
+            top_k: args.top_k.unwrap_or(default.top_k),
+            top_p: args.top_p.unwrap_or(default.top_p),
+            min_p: args.min_p,
+            repeat_penalty: args.repeat_penalty,
+            seed: args.seed,
+            ..default
+        }
     }
 
     fn statistics(&self, common: &super::Common, result: &GenerateResult) {
@@ -298,7 +315,7 @@ impl Session {
             return;
         }
         let stats = &result.stats;
-        eprintln!(
+        output::say(&format!(
             "{}: loaded in {:.0} ms; prompt {} tokens ({} cached), first token after {:.0} ms ({:.1} tok/s); \
              generated {} tokens at {:.1} tok/s; ended by {}",
             self.backend,
@@ -310,7 +327,7 @@ impl Session {
             stats.generated_tokens,
             stats.tokens_per_second,
             format!("{:?}", stats.finish_reason).to_lowercase(),
-        );
+        ));
     }
 }
 
@@ -356,11 +373,12 @@ fn runnable(
     if source.kind == Kind::Gguf {
         return Ok(source.path);
     }
-    if let Some(path) = store::find(config, &source, "gguf", args.method.as_deref())? {
-        return Ok(path);
-    }
     let options =
         QuantizeOptions { format: Some("gguf".into()), method: args.method.clone(), ..QuantizeOptions::default() };
+    let method = pipeline::method(&options, candidates, config)?;
+    if let Some(path) = store::find(config, &source, "gguf", &method)? {
+        return Ok(path);
+    }
     let bar = Bar::new();
     let artifact = pipeline::quantize(&source, &options, candidates, config, &|update| bar.update(update), cancel)?;
     bar.clear();

@@ -35,16 +35,14 @@ pub fn list(config: &Config) -> Vec<Record> {
     records.collect()
 }
 
-/// The artifact made from `source` as it is now, by `method` (any, if none is named).
+/// The artifact made from `source` as it is now, by `method`.
 ///
 /// # Errors
 /// When the source cannot be read.
-pub fn find(config: &Config, source: &Source, format: &str, method: Option<&str>) -> Result<Option<PathBuf>> {
+pub fn find(config: &Config, source: &Source, format: &str, method: &str) -> Result<Option<PathBuf>> {
     let fingerprint = source::fingerprint(source)?;
     let found = list(config).into_iter().find(|record| {
-        record.fingerprint == fingerprint
-            && record.format == format
-            && method.is_none_or(|method| record.method.eq_ignore_ascii_case(method))
+        record.fingerprint == fingerprint && record.format == format && record.method.eq_ignore_ascii_case(method)
     });
     Ok(found.map(|record| config.models_dir().join(record.file)))
 }
@@ -59,6 +57,11 @@ pub fn remember(config: &Config, record: &Record) -> Result<()> {
     let partial = path.with_extension("json.partial");
     std::fs::write(&partial, text).map_err(Error::io("writing", &partial))?;
     std::fs::rename(&partial, &path).map_err(Error::io("writing", &path))
+}
+
+/// Removes the record of the artifact at `path`, if there is one.
+pub fn forget(config: &Config, path: &Path) {
+    let _ = std::fs::remove_file(record_path(config, &path.file_name().unwrap_or_default().to_string_lossy()));
 }
 
 /// Where an artifact called `file` made from `source` goes: under its own name, unless that is taken by one that was

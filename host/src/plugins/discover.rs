@@ -1,12 +1,13 @@
 //! Finds the files that may be plugins: each folder in order, sorted by name, not recursive, bundle folders aside.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// A file that may be a plugin.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Its canonical path.
+    /// Its path, canonical unless it is shadowed.
     pub path: PathBuf,
     /// The file that hides it: of the same name in an earlier folder, or the same file under another name.
     pub shadowed_by: Option<PathBuf>,
@@ -15,12 +16,11 @@ pub struct Found {
 /// Every file with a shared library's extension in `dirs`, and the entry library of every bundle folder.
 /// Folders that do not exist or cannot be read have nothing in them.
 pub fn discover(dirs: &[PathBuf]) -> Vec<Found> {
-    let mut by_name: HashMap<std::ffi::OsString, PathBuf> = HashMap::new();
+    let mut by_name: HashMap<OsString, PathBuf> = HashMap::new();
     let mut by_path: HashMap<PathBuf, PathBuf> = HashMap::new();
     let mut found = Vec::new();
     for dir in dirs {
-        for path in entries(dir) {
-            let name = path.file_name().unwrap_or_default().to_owned();
+        for (name, path) in entries(dir) {
             let canonical = path.canonicalize().unwrap_or_else(|_| path.clone());
             let shadowed_by = by_name.get(&name).or_else(|| by_path.get(&canonical)).cloned();
             if shadowed_by.as_ref().is_some_and(|earlier| *earlier == canonical && by_path.contains_key(&canonical)) {
@@ -37,14 +37,17 @@ pub fn discover(dirs: &[PathBuf]) -> Vec<Found> {
     found
 }
 
-fn entries(dir: &Path) -> Vec<PathBuf> {
+/// The libraries in `dir` with the names they go by: the file's, or the bundle folder's.
+fn entries(dir: &Path) -> Vec<(OsString, PathBuf)> {
     let Ok(listing) = std::fs::read_dir(dir) else { return Vec::new() };
     let mut paths: Vec<PathBuf> = listing.flatten().map(|entry| entry.path()).collect();
     paths.sort();
-    paths
-        .into_iter()
-        .filter_map(|path| if path.is_dir() { bundle_entry(&path) } else { is_library(&path).then_some(path) })
-        .collect()
+    let library = |path: PathBuf| {
+        let name = path.file_name()?.to_owned();
+        let library = if path.is_dir() { bundle_entry(&path)? } else { is_library(&path).then_some(path)? };
+        Some((name, library))
+    };
+    paths.into_iter().filter_map(library).collect()
 }
 
 fn is_library(path: &Path) -> bool {

@@ -8,6 +8,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,8 @@ pub struct Worker {
     child: Child,
     requests: Option<ChildStdin>,
     replies: Receiver<std::io::Result<Reply>>,
-    stderr: Option<JoinHandle<String>>,
+    stderr: Arc<Mutex<Vec<u8>>>,
+    stderr_reader: Option<JoinHandle<()>>,
 }
 
 impl Worker {
@@ -50,8 +52,12 @@ impl Worker {
                 }
             });
         }
-        let stderr = child.stderr.take().map(|stderr| std::thread::spawn(move || keep_tail(stderr)));
-        let mut worker = Self { child, requests, replies, stderr };
+        let stderr = Arc::new(Mutex::new(Vec::new()));
+        let stderr_reader = child.stderr.take().map(|from| {
+            let tail = Arc::clone(&stderr);
+            std::thread::spawn(move || keep_tail(from, &tail))
+        });
+        let mut worker = Self { child, requests, replies, stderr, stderr_reader };
         worker.send(&Request::Hello {
             protocol: PROTOCOL_VERSION,
             cache_dir: config.cache_dir(),
@@ -125,39 +131,83 @@ impl Worker {
     fn gone(&mut self) -> Error {
         self.requests = None;
         let deadline = Instant::now() + Duration::from_secs(2);
-        let status = loop {
-            match self.child.try_wait() {
-                Ok(Some(status)) => break Some(status),
-                Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
-                _ => break None,
-            }
+        while !self.has_exited() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let what = if self.has_exited() {
+            self.kill().map_or_else(|| "ended".into(), describe)
+        } else {
+            "closed its answers".into()
         };
-        self.failed(status.map_or_else(|| "closed its answers".into(), describe))
+        self.failed(what)
     }
 
     fn failed(&mut self, what: String) -> Error {
         self.kill();
-        let stderr = self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        // The reader ends with the pipe, unless a process that left the group holds it: what came until then will do.
+        let deadline = Instant::now() + Duration::from_millis(500);
+        while self.stderr_reader.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let stderr = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
+        let stderr = String::from_utf8_lossy(&stderr).into_owned();
+        tracing::info!(target: "worker", "the worker process {what}; its stderr: {stderr}");
         Error::Worker { what, stderr }
     }
 
-    fn kill(&mut self) {
+    /// Whether the process has ended; it is not reaped by asking, so its id stays its own.
+    fn has_exited(&mut self) -> bool {
+        #[cfg(unix)]
+        {
+            // SAFETY: a siginfo of zeroes is valid, and it lives during the call.
+            unsafe {
+                let mut info: libc::siginfo_t = std::mem::zeroed();
+                let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+                let asked = libc::waitid(libc::P_PID, self.child.id(), &raw mut info, options);
+                // ECHILD: it was reaped before.
+                asked != 0 || info.si_pid() != 0
+            }
+        }
+        #[cfg(not(unix))]
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
+    /// Ends the process and everything it started, and says how it ended.
+    fn kill(&mut self) -> Option<ExitStatus> {
         self.requests = None;
+        if let Ok(Some(status)) = self.reaped() {
+            return Some(status);
+        }
         #[cfg(unix)]
         if let Ok(group) = libc::pid_t::try_from(self.child.id()) {
-            // SAFETY: the group is the worker's own; the child is not reaped yet, so its id is not another's.
+            // SAFETY: the group is the worker's own: its leader is not reaped yet, so the id is not another's.
             unsafe { libc::kill(-group, libc::SIGKILL) };
         }
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.child.wait().ok()
+    }
+
+    /// How it ended, if it was reaped already.
+    fn reaped(&mut self) -> std::io::Result<Option<ExitStatus>> {
+        #[cfg(unix)]
+        {
+            // SAFETY: as in `has_exited`.
+            let known = unsafe {
+                let mut info: libc::siginfo_t = std::mem::zeroed();
+                let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+                libc::waitid(libc::P_PID, self.child.id(), &raw mut info, options) == 0
+            };
+            if known {
+                return Ok(None);
+            }
+        }
+        self.child.try_wait()
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        if !matches!(self.child.try_wait(), Ok(Some(_))) {
-            self.kill();
-        }
+        self.kill();
     }
 }
 
@@ -188,18 +238,18 @@ fn describe(status: ExitStatus) -> String {
     format!("ended without an answer ({status})")
 }
 
-/// Reads `from` to its end and keeps the last bytes.
-fn keep_tail(mut from: impl Read) -> String {
-    let (mut tail, mut buffer) = (Vec::new(), [0; 4096]);
+/// Reads `from` to its end and keeps the last bytes in `tail`.
+fn keep_tail(mut from: impl Read, tail: &Mutex<Vec<u8>>) {
+    let mut buffer = [0; 4096];
     while let Ok(count) = from.read(&mut buffer) {
         if count == 0 {
             break;
         }
+        let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
         tail.extend_from_slice(&buffer[..count]);
         let excess = tail.len().saturating_sub(STDERR_BYTES_MAX);
         tail.drain(..excess);
     }
-    String::from_utf8_lossy(&tail).into_owned()
 }
 
 /// The worker: named by the environment, or beside this program. Never this program itself: a library must not start

@@ -47,7 +47,10 @@ pub fn serve() -> io::Result<()> {
     };
     let services = HostServices::new(log, cache_dir, thread_budget);
     let reply = match request {
-        Request::Probe { plugin } => probe(&plugin, services).map(Reply::Probed),
+        Request::Probe { plugin } => {
+            watch(|| ());
+            probe(&plugin, services).map(Reply::Probed)
+        }
         Request::Quantize { plugin, job } => quantize(&plugin, &job, services, &out),
         Request::Hello { .. } | Request::Cancel => return Err(io::Error::other("unexpected request")),
     };
@@ -96,15 +99,22 @@ fn remove_leftovers(job: &QuantizeJob) {
     }
 }
 
-/// Watches for `Cancel` or the host's end. The work gets a moment to end by itself; then the files go, and this
-/// process with them: an engine inside a long computation cannot be asked.
+/// Lets the work stop by itself when told, and stops it after a moment: an engine inside a long computation cannot be
+/// asked.
 fn clean_up_when_told(cancelled: &Arc<AtomicBool>, job: QuantizeJob) {
     let cancelled = Arc::clone(cancelled);
-    std::thread::spawn(move || {
-        let _ = protocol::read::<Request>(&mut io::stdin());
+    watch(move || {
         cancelled.store(true, Ordering::Relaxed);
         std::thread::sleep(CANCEL_GRACE);
         remove_leftovers(&job);
+    });
+}
+
+/// Waits, on a thread of its own, for `Cancel` or the host's end; then does `last` and ends this process.
+fn watch(last: impl FnOnce() + Send + 'static) {
+    std::thread::spawn(move || {
+        let _ = protocol::read::<Request>(&mut io::stdin());
+        last();
         std::process::exit(1);
     });
 }

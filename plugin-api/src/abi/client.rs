@@ -2,13 +2,14 @@
 
 use super::guard::message;
 use super::wire::{decode, encode, read_error, read_reply};
-use super::{Callback, CancelCallback, HostTable, ModelHandle, PluginRootRef, ROOT_SYMBOL, RowCallback};
+use super::{Callback, CancelCallback, HostTable, HostTableRef, ModelHandle, PluginRootRef, ROOT_SYMBOL, RowCallback};
 use crate::{
     Availability, CancelToken, Capabilities, Error, Event, GenerateRequest, GenerateResult, GenerateStats,
     HostServices, LoadRequest, LogLevel, MemoryUsage, ModelInfo, ProgressUpdate, Prompt, QuantizeJob, QuantizeReport,
     Recipe, Result, Sampling,
 };
 use abi_stable::library::AbiHeaderRef;
+use abi_stable::prefix_type::PrefixTypeTrait;
 use abi_stable::std_types::{RResult, RSlice, RStr};
 use std::any::Any;
 use std::cell::RefCell;
@@ -280,7 +281,7 @@ unsafe fn open_library(path: &Path) -> std::result::Result<libloading::Library, 
 }
 
 /// Leaks `services`: a plugin is never unloaded and may log until the process ends.
-fn host_table(services: HostServices) -> HostTable {
+fn host_table(services: HostServices) -> HostTableRef {
     extern "C" fn log(data: *const (), level: u8, target: RStr<'_>, message: RStr<'_>) {
         // SAFETY: `data` is the services leaked below.
         let services = unsafe { &*data.cast::<HostServices>() };
@@ -296,6 +297,7 @@ fn host_table(services: HostServices) -> HostTable {
         cache_dir: RStr::from_str(cache_dir),
         thread_budget: services.thread_budget(),
     }
+    .leak_into_prefix()
 }
 
 fn cancel_callback(cancel: &CancelToken) -> CancelCallback {
@@ -328,6 +330,9 @@ fn with_callback<T>(on_bytes: OnBytes<'_>, work: impl FnOnce(Callback) -> T) -> 
         let state = unsafe { &*data.cast::<State<'_>>() };
         let Ok(mut state) = state.lock() else { return false };
         let (on_bytes, panicked) = &mut *state;
+        if panicked.is_some() {
+            return false;
+        }
         match catch_unwind(AssertUnwindSafe(|| on_bytes(&bytes))) {
             Ok(flow) => flow.is_continue(),
             Err(payload) => {
@@ -359,6 +364,9 @@ extern "C" fn on_row(data: *const (), position: usize, logits: RSlice<'_, f32>) 
     let state = unsafe { &*data.cast::<RefCell<(OnRow<'_>, Panicked)>>() };
     let Ok(mut state) = state.try_borrow_mut() else { return false };
     let (rows, panicked) = &mut *state;
+    if panicked.is_some() {
+        return false;
+    }
     match catch_unwind(AssertUnwindSafe(|| rows(position, &logits))) {
         Ok(flow) => flow.is_continue(),
         Err(payload) => {

@@ -2,7 +2,7 @@
 
 use super::guard::guard;
 use super::wire::{decode, encode, reply};
-use super::{Callback, CancelCallback, HostTable, ModelHandle, PluginRoot, PluginRootRef, Reply, RowCallback};
+use super::{Callback, CancelCallback, HostTableRef, ModelHandle, PluginRoot, PluginRootRef, Reply, RowCallback};
 use crate::{
     Backend, CancelToken, Error, Event, GenerateRequest, HostServices, LoadRequest, LogLevel, Model, Progress,
     ProgressUpdate, QuantizeJob, Quantizer, Recipe, Result, Sampling, TokenSink, options,
@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 static BACKEND: OnceLock<Box<dyn Backend>> = OnceLock::new();
 
 /// The table of a plugin whose `init` is `init`.
-pub fn root(init: extern "C" fn(HostTable) -> Reply) -> PluginRootRef {
+pub fn root(init: extern "C" fn(HostTableRef) -> Reply) -> PluginRootRef {
     PluginRoot {
         init,
         is_available,
@@ -36,15 +36,15 @@ pub fn root(init: extern "C" fn(HostTable) -> Reply) -> PluginRootRef {
 }
 
 /// Makes the backend with `construct`, once.
-pub fn init(host: HostTable, construct: fn() -> Box<dyn Backend>) -> Reply {
+pub fn init(host: HostTableRef, construct: fn() -> Box<dyn Backend>) -> Reply {
     reply(guard(|| {
-        let cache_dir = host.cache_dir.as_str();
+        let cache_dir = host.cache_dir();
         let table = Shared(host);
         let log = move |level: LogLevel, target: &str, message: &str| {
-            let HostTable { data, log, .. } = table.get();
-            log(data, level as u8, RStr::from(target), RStr::from(message));
+            let host = table.get();
+            (host.log())(host.data(), level as u8, RStr::from(target), RStr::from(message));
         };
-        crate::host_services::install(HostServices::new(log, cache_dir, host.thread_budget));
+        crate::host_services::install(HostServices::new(log, cache_dir.as_str(), host.thread_budget()));
         BACKEND.get_or_init(construct);
         Ok(())
     }))
@@ -185,20 +185,10 @@ extern "C" fn model_generate(
     }))
 }
 
-/// A sampling field that differs from its neutral value must be one that the backend honours.
+/// A sampling field that changes anything must be one that the backend honours.
 fn check_sampling(sampling: &Sampling, honoured: &[String]) -> Result<()> {
-    let neutral = Sampling::default();
-    let set = [
-        ("temperature", sampling.temperature != neutral.temperature),
-        ("top_k", sampling.top_k != neutral.top_k),
-        ("top_p", sampling.top_p != neutral.top_p),
-        ("min_p", sampling.min_p != neutral.min_p),
-        ("repeat_penalty", sampling.repeat_penalty != neutral.repeat_penalty),
-        ("repeat_last_n", sampling.repeat_last_n != neutral.repeat_last_n),
-        ("seed", sampling.seed.is_some()),
-    ];
-    match set.iter().find(|(name, set)| *set && !honoured.iter().any(|h| h == name)) {
-        Some((name, _)) => Err(Error::unsupported(format!("this backend does not honour `{name}`"))),
+    match sampling.effective().find(|name| !honoured.iter().any(|known| known == name)) {
+        Some(name) => Err(Error::unsupported(format!("this backend does not honour `{name}`"))),
         None => Ok(()),
     }
 }

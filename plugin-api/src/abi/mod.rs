@@ -55,9 +55,11 @@ pub struct CancelCallback {
     pub call: extern "C" fn(*const ()) -> bool,
 }
 
-/// The host's services, valid for ever.
+/// The host's services, valid for ever. Append only; never reorder.
 #[repr(C)]
-#[derive(StableAbi, Clone, Copy)]
+#[derive(StableAbi)]
+#[sabi(kind(Prefix(prefix_ref = HostTableRef)))]
+#[sabi(missing_field(option))]
 pub struct HostTable {
     /// First argument of `log`.
     pub data: *const (),
@@ -66,6 +68,7 @@ pub struct HostTable {
     /// UTF-8 path of the cache folder.
     pub cache_dir: RStr<'static>,
     /// Threads that the plugin may compute with.
+    #[sabi(last_prefix_field)]
     pub thread_budget: u32,
 }
 
@@ -76,7 +79,7 @@ pub struct HostTable {
 #[sabi(missing_field(option))]
 pub struct PluginRoot {
     /// Makes the backend. Called first, once.
-    pub init: extern "C" fn(HostTable) -> Reply,
+    pub init: extern "C" fn(HostTableRef) -> Reply,
     /// → `Availability`.
     pub is_available: extern "C" fn() -> Reply,
     /// → `Capabilities`.

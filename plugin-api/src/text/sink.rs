@@ -22,6 +22,8 @@ pub struct TokenSink<'a> {
     cached_tokens: u32,
     generated_tokens: u32,
     finish: Option<FinishReason>,
+    /// The caller said Break: it hears nothing more.
+    caller_left: bool,
     metadata: BTreeMap<String, String>,
 }
 
@@ -49,6 +51,7 @@ impl<'a> TokenSink<'a> {
             cached_tokens: 0,
             generated_tokens: 0,
             finish: (request.max_tokens == 0).then_some(FinishReason::Length),
+            caller_left: false,
             metadata: BTreeMap::new(),
         }
     }
@@ -180,7 +183,8 @@ impl<'a> TokenSink<'a> {
     }
 
     fn emit(&mut self, event: Event) {
-        if (self.on_event)(event).is_break() {
+        if !self.caller_left && (self.on_event)(event).is_break() {
+            self.caller_left = true;
             self.finish.get_or_insert(FinishReason::Cancelled);
         }
     }

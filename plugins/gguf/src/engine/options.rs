@@ -73,7 +73,7 @@ impl Settings {
     /// # Errors
     /// `InvalidRequest` for a value out of range.
     pub(crate) fn new(request: &LoadRequest) -> Result<Self> {
-        let threads = request.threads.unwrap_or_else(|| host().thread_budget());
+        let threads = request.threads.unwrap_or_else(|| host().thread_budget().min(THREADS_MAX));
         let flag = |name: &str, default: bool| request.bool(name).unwrap_or(default);
         Ok(Self {
             context_length: request
