@@ -35,6 +35,7 @@ demo: build ## quantize the bundled model and let it answer
 
 test: build ## build everything and run every test
 	$(CARGO) build --release --locked --workspace --all-targets
+	$(CARGO) build --release --locked --manifest-path plugin-template/Cargo.toml --target-dir "$(TARGET_DIR)"
 	$(CARGO) test --release --locked --workspace -- --test-threads=1
 
 lint: deps ## formatting, clippy, documentation

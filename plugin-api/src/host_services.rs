@@ -26,9 +26,12 @@ impl LogLevel {
     }
 }
 
+/// Takes level, target and message of a log line.
+type Log = Box<dyn Fn(LogLevel, &str, &str) + Send + Sync>;
+
 /// The host's services. Every method may be called from any thread, at any time after the plugin was made.
 pub struct HostServices {
-    pub(crate) log: Box<dyn Fn(LogLevel, &str, &str) + Send + Sync>,
+    pub(crate) log: Log,
     pub(crate) cache_dir: PathBuf,
     pub(crate) thread_budget: u32,
 }
