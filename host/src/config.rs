@@ -53,6 +53,13 @@ impl Config {
     /// When there is a file and it is not as expected.
     pub fn load(plugin_dir: &[PathBuf]) -> Result<Self> {
         let home = home()?;
+        // A folder that the user names and that is not there is a mistake; the usual ones may well be missing.
+        if let Some(missing) = plugin_dir.iter().find(|dir| !dir.is_dir()) {
+            return Err(Error::Refused {
+                message: format!("`--plugin-dir {}` is no folder", missing.display()),
+                hint: "name the folder that holds the plugin's library".into(),
+            });
+        }
         let file = read_file(&home.join("config.toml"))?;
         let mut plugin_dirs = plugin_dir.to_vec();
         if let Some(path) = env_vars::value(PAJAMAS_PLUGIN_PATH) {

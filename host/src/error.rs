@@ -130,5 +130,5 @@ impl Error {
 }
 
 /// What to do when no plugin is installed.
-pub const NO_PLUGIN_HINT: &str = "no plugin is installed: run `make plugins` in the source folder and copy the library \
-                                  into ~/.pajamas/plugins";
+pub const NO_PLUGIN_HINT: &str = "no plugin is installed: run `make install` in the source folder, or copy a plugin's \
+                                  library into the `plugins` folder of `pajamas info`'s home";

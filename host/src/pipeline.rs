@@ -77,6 +77,10 @@ pub fn quantize(
         None => store::place(config, &file, &origin, &fingerprint),
     };
     let dir = target.parent().unwrap_or(Path::new(".")).to_owned();
+    if dir.exists() && !dir.is_dir() {
+        let hint = "`-o` names the folder to write to; `--name` names the file".into();
+        return Err(Error::Invalid { path: dir, message: "this is not a folder".into(), hint });
+    }
     std::fs::create_dir_all(&dir).map_err(Error::io("creating", &dir))?;
     let dir = dir.canonicalize().map_err(Error::io("resolving", &dir))?;
     let target = dir.join(target.file_name().unwrap_or_default());
@@ -162,7 +166,8 @@ fn find_quantizer<'a>(
     match method {
         Some(method) if !known.is_empty() => Err(Error::UnknownRecipe { name: method.into(), known }),
         _ => Err(Error::NoBackend {
-            task: format!("make {} models", format.unwrap_or("quantized").to_uppercase()),
+            task: format
+                .map_or_else(|| "quantize models".into(), |format| format!("make {} models", format.to_uppercase())),
             reasons: candidates.iter().map(|c| format!("{}: {}", c.name(), describe(c))).collect(),
         }),
     }

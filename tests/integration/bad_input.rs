@@ -33,6 +33,11 @@ fn a_missing_folder() {
     let empty = home.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
     quantize_fails(&home, empty.to_str().unwrap(), &[], "no config.json", "give the folder");
+    let file = home.quantized("Q8_0");
+    home.run(["quantize", file.to_str().unwrap(), "-o", file.to_str().unwrap()])
+        .failed_with("this is not a folder", "--name");
+    home.run(["run", "--plugin-dir", "/no/such", "x", "-p", "x"]).failed_with("is no folder", "library");
+    home.run(["run", file.to_str().unwrap(), "-p", " "]).failed_with("there is no prompt", "-p");
 }
 
 #[test]
@@ -92,7 +97,7 @@ fn no_plugin_at_all() {
     let home = Home::new();
     let folder = pajama_tiny();
     let folder = folder.to_str().unwrap();
-    quantize_fails(&home, folder, &[], "no backend can make", "no plugin is installed");
+    quantize_fails(&home, folder, &[], "no backend can quantize models", "no plugin is installed");
     home.run(["run", folder, "-p", "x"]).failed_with("no backend can run GGUF models", "no plugin is installed");
 }
 

@@ -30,6 +30,16 @@ fn a_conversation_goes_on_over_turns_and_reuses_the_cache() {
 }
 
 #[test]
+fn a_conversation_that_outgrows_its_context_leaves_its_oldest_turns_out_aloud() {
+    let home = Home::with_gguf_cpu();
+    let file = home.quantized("Q8_0");
+    let lines = "What does a dog say?\nWhat does a cow say?\nWhat does a cat say?\n";
+    let run = converse(&home, file.to_str().unwrap(), lines, &["-c", "64"]);
+    assert_eq!(run.succeeded().stdout, "A dog says woof.\nA cow says moo.\nA cat says meow.\n");
+    assert!(run.stderr.contains("its oldest turn was left out"), "{run:?}");
+}
+
+#[test]
 fn the_end_of_input_ends_the_conversation() {
     let home = Home::with_gguf_cpu();
     let file = home.quantized("Q8_0");

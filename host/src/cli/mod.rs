@@ -74,7 +74,9 @@ fn report(error: &anyhow::Error) -> ExitCode {
         output::say("interrupted");
         return ExitCode::from(130);
     }
-    output::say(&format!("error: {}", output::clean(&format!("{error:#}"))));
+    // The library's errors say all there is in one line; their sources would say it twice.
+    let text = known.map_or_else(|| format!("{error:#}"), ToString::to_string);
+    output::say(&format!("error: {}", output::clean(&text)));
     if let Some(hint) = known.and_then(Error::hint) {
         output::say(&format!("hint: {}", output::clean(&hint)));
     }

@@ -59,11 +59,14 @@ pub fn summarize(artifact: &Artifact, model: &str) {
     let report = &artifact.report;
     output::say(&format!("quantized {} ({}) to {}", output::clean(model), report.source_precision, artifact.method));
     output::say(&format!(
-        "  size   {} -> {} ({:.2} times smaller than {})",
+        "  size   {} -> {} ({})",
         output::size(report.source_bytes),
         output::size(report.output_bytes),
-        artifact.ratio,
-        report.source_precision
+        match artifact.ratio {
+            ratio if ratio >= 1.05 => format!("{ratio:.2} times smaller than {}", report.source_precision),
+            ratio if ratio >= 0.95 => format!("as large as {}", report.source_precision),
+            ratio => format!("{:.2} times larger than {}", 1.0 / ratio, report.source_precision),
+        }
     ));
     output::say(&format!("  time   {:.2} s", artifact.elapsed_ms / 1e3));
     if report.tokenizer_checks > 0 {

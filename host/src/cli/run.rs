@@ -13,8 +13,8 @@ use crate::plugins::{self, Candidate, load, rank};
 use anyhow::Context;
 use pajamas_plugin_api::abi::client::LoadedModel;
 use pajamas_plugin_api::{
-    CancelToken, Event, FinishReason, GenerateRequest, GenerateResult, LoadRequest, OptionSpec, Prompt, Sampling,
-    options,
+    CancelToken, ErrorKind, Event, FinishReason, GenerateRequest, GenerateResult, LoadRequest, OptionSpec, Prompt,
+    Sampling, options,
 };
 use std::io::{BufRead, IsTerminal, Read, Write};
 use std::ops::ControlFlow;
@@ -25,10 +25,10 @@ use std::path::PathBuf;
 pub struct Args {
     /// A GGUF file, the name of a model already made, a Hugging Face folder, or an id in its cache.
     model: String,
-    /// The prompt; without it and without `-i`, it is read from stdin.
+    /// The prompt; without it, it is read from stdin, or a terminal starts a chat.
     #[arg(short, long, conflicts_with = "interactive")]
     prompt: Option<String>,
-    /// Chat: one line, one turn. `/exit` or end of file ends it.
+    /// Chat: one line, one turn. `/exit` or Ctrl-D ends it, Ctrl-C stops an answer.
     #[arg(short, long, conflicts_with = "json")]
     interactive: bool,
     /// The backend to run on [default: the first of `pajamas plugins list` that can].
@@ -41,16 +41,16 @@ pub struct Args {
     #[arg(short, long)]
     method: Option<String>,
     /// What the model is told before anything else.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
     system: Option<String>,
     /// Send the prompt as it is, without the model's chat template.
     #[arg(long)]
     raw: bool,
     /// Tokens to generate at the most.
-    #[arg(long, default_value_t = 512, value_name = "N")]
+    #[arg(long, default_value_t = 512, value_name = "N", allow_negative_numbers = true)]
     max_tokens: u32,
     /// 0 takes the likeliest token always [default: 0.7].
-    #[arg(short, long, value_name = "X", value_parser = non_negative)]
+    #[arg(short, long, value_name = "X", value_parser = non_negative, allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// Choose among this many likeliest tokens; 0 for all [default: 40].
     #[arg(long, value_name = "N")]
@@ -62,10 +62,10 @@ pub struct Args {
     #[arg(long, default_value_t = 0.0, value_name = "P", value_parser = fraction)]
     min_p: f32,
     /// Make recent tokens less likely; 1 does not.
-    #[arg(long, default_value_t = 1.0, value_name = "X", value_parser = positive)]
+    #[arg(long, default_value_t = 1.0, value_name = "X", value_parser = positive, allow_negative_numbers = true)]
     repeat_penalty: f32,
     /// The same seed gives the same answer.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     seed: Option<u64>,
     /// End the answer before this text; may be given several times.
     #[arg(long, value_name = "TEXT")]
@@ -110,7 +110,7 @@ fn fraction(text: &str) -> Result<f32, String> {
 pub fn execute(args: Args, common: &super::Common, mut config: Config) -> anyhow::Result<()> {
     let interactive = args.interactive || (args.prompt.is_none() && !common.json && std::io::stdin().is_terminal());
     let prompt = match &args.prompt {
-        Some(prompt) => Some(prompt.clone()),
+        Some(prompt) => Some(checked_prompt(prompt.clone())?),
         None if interactive => None,
         None => Some(read_stdin()?),
     };
@@ -118,6 +118,11 @@ pub fn execute(args: Args, common: &super::Common, mut config: Config) -> anyhow
         config.threads = Some(threads);
     }
     let source = source::resolve(&args.model, &config)?;
+    if let (Kind::Gguf, Some(method)) = (source.kind, &args.method) {
+        let hint = format!("leave `-m` out, or make another file: `pajamas quantize SOURCE -m {method}`");
+        let message = format!("`-m {method}` has no effect: `{}` is a finished model", source.path.display());
+        return Err(Error::Refused { message, hint }.into());
+    }
     let candidates = plugins::survey(&config);
     let interrupt = Interrupt::install()?;
     let session = Session::open(&args, source, &candidates, &config, &interrupt)?;
@@ -130,8 +135,11 @@ pub fn execute(args: Args, common: &super::Common, mut config: Config) -> anyhow
 fn read_stdin() -> anyhow::Result<String> {
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text).context("reading the prompt from stdin failed")?;
-    let text = text.trim_end_matches(['\n', '\r']).to_owned();
-    if text.is_empty() {
+    checked_prompt(text.trim_end_matches(['\n', '\r']).to_owned())
+}
+
+fn checked_prompt(text: String) -> anyhow::Result<String> {
+    if text.trim().is_empty() {
         let hint = "give it with `-p`, on stdin, or chat with `-i`".into();
         return Err(Error::Refused { message: "there is no prompt".into(), hint }.into());
     }
@@ -212,7 +220,8 @@ impl Session {
         let stdin = std::io::stdin();
         let terminal = stdin.is_terminal();
         if terminal {
-            output::say(&format!("{} on {}. `/exit` or Ctrl-D ends.", self.path.display(), self.backend));
+            let model = self.path.display();
+            output::say(&format!("{model} on {}. Ctrl-C stops an answer; `/exit` or Ctrl-D ends.", self.backend));
         }
         let mut messages: Vec<Message> = args.system.iter().map(|text| Message::new("system", text)).collect();
         loop {
@@ -222,6 +231,9 @@ impl Session {
             }
             let mut line = String::new();
             if stdin.lock().read_line(&mut line)? == 0 {
+                if terminal {
+                    output::say("");
+                }
                 return Ok(());
             }
             let line = line.trim();
@@ -231,9 +243,8 @@ impl Session {
                 _ => (),
             }
             messages.push(Message::new("user", line));
-            let prompt = if args.raw { raw(line) } else { chat::prompt(self.model.info(), &messages)? };
             let cancel = interrupt.begin();
-            let answer = self.generate(args, prompt, Some(1), !args.no_stream, &cancel);
+            let answer = self.reply(args, &mut messages, &cancel);
             interrupt.end();
             match answer {
                 Ok(result) => {
@@ -248,6 +259,27 @@ impl Session {
                     super::report(&error);
                 }
                 Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Answers the last message. When the conversation outgrows the context, its oldest turns are left out, aloud.
+    fn reply(&self, args: &Args, messages: &mut Vec<Message>, cancel: &CancelToken) -> anyhow::Result<GenerateResult> {
+        loop {
+            let last = messages.last().map_or("", |message| message.content.as_str());
+            let prompt = if args.raw { raw(last) } else { chat::prompt(self.model.info(), messages)? };
+            let answer = self.generate(args, prompt, Some(1), !args.no_stream, cancel);
+            let overflow =
+                answer.as_ref().err().and_then(|error| error.downcast_ref::<Error>()).is_some_and(
+                    |error| matches!(error, Error::Plugin(error) if error.kind == ErrorKind::ContextOverflow),
+                );
+            let oldest = messages.iter().position(|message| message.role == "user");
+            match oldest {
+                Some(oldest) if overflow && !args.raw && oldest + 1 < messages.len() => {
+                    messages.drain(oldest..oldest + 2);
+                    output::say("note: the conversation outgrew the context; its oldest turn was left out");
+                }
+                _ => return answer,
             }
         }
     }

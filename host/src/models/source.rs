@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::env_vars::{self, HF_HOME, HF_HUB_CACHE};
 use crate::error::{Error, Result};
+use pajamas_plugin_api::options::nearest;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 use std::io::Read;
@@ -39,9 +40,19 @@ pub fn resolve(reference: &str, config: &Config) -> Result<Source> {
     if path.exists() {
         return at_path(path);
     }
-    let artifact = config.models_dir().join(format!("{reference}.gguf"));
-    if is_plain_name(reference) && artifact.is_file() {
+    let name = reference.strip_suffix(".gguf").unwrap_or(reference);
+    let artifact = config.models_dir().join(format!("{name}.gguf"));
+    if is_plain_name(name) && artifact.is_file() {
         return at_path(&artifact);
+    }
+    let made = super::store::list(config);
+    let made = made.iter().map(|record| record.file.strip_suffix(".gguf").unwrap_or(&record.file));
+    if let Some(near) = nearest(name, made).filter(|_| is_plain_name(name)) {
+        return Err(Error::ModelNotFound {
+            reference: reference.into(),
+            reason: "there is no such file, folder or model made before".into(),
+            hint: format!("did you mean `{near}`?"),
+        });
     }
     let looks_like_path = path.is_absolute()
         || reference.starts_with('.')
@@ -52,7 +63,9 @@ pub fn resolve(reference: &str, config: &Config) -> Result<Source> {
         return Err(Error::ModelNotFound {
             reference: reference.into(),
             reason: "there is no such file or folder".into(),
-            hint: "give a GGUF file, a Hugging Face folder, or an id that is in the Hugging Face cache".into(),
+            hint:
+                "give a GGUF file, a Hugging Face folder, an id in the Hugging Face cache, or a model of `pajamas info`"
+                    .into(),
         });
     }
     in_hub_cache(reference)

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// What is known of an artifact, in `NAME.gguf.json` beside it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// The artifact's file name.
     pub file: String,
@@ -23,16 +23,25 @@ pub struct Record {
     pub size_bytes: u64,
 }
 
-/// Every artifact that is kept, by file name.
+/// Every artifact that is kept, by file name. One without a record, put there by hand, has its name and size alone.
 pub fn list(config: &Config) -> Vec<Record> {
     let Ok(listing) = std::fs::read_dir(config.models_dir()) else { return Vec::new() };
     let mut paths: Vec<PathBuf> = listing.flatten().map(|entry| entry.path()).collect();
     paths.sort();
-    let records = paths.iter().filter(|path| path.extension().is_some_and(|e| e == "json")).filter_map(|path| {
-        let record: Record = serde_json::from_str(&std::fs::read_to_string(path).ok()?).ok()?;
-        config.models_dir().join(&record.file).exists().then_some(record)
-    });
-    records.collect()
+    let artifacts = paths.iter().filter(|path| path.extension().is_some_and(|extension| extension == "gguf"));
+    artifacts.map(|path| record(config, path)).collect()
+}
+
+/// What is known of the artifact at `path`; its size is the file's own.
+fn record(config: &Config, path: &Path) -> Record {
+    let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let text = std::fs::read_to_string(record_path(config, &file)).unwrap_or_default();
+    let size_bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    match serde_json::from_str::<Record>(&text) {
+        // A file that changed since is not what was made.
+        Ok(record) if record.size_bytes == size_bytes => Record { file, ..record },
+        _ => Record { file, format: "gguf".into(), size_bytes, ..Record::default() },
+    }
 }
 
 /// The artifact made from `source` as it is now, by `method`.
