@@ -33,14 +33,16 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_that_panics_when_dropped_is_survived() {
-        struct Bomb;
-        impl Drop for Bomb {
+    fn a_panics_payload_is_never_dropped_because_dropping_may_panic_again() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        static DROPPED: AtomicBool = AtomicBool::new(false);
+        struct Payload;
+        impl Drop for Payload {
             fn drop(&mut self) {
-                panic!("again");
+                DROPPED.store(true, Ordering::Relaxed);
             }
         }
-        let error = guard::<()>(|| std::panic::panic_any(Bomb)).unwrap_err();
-        assert_eq!(error.kind, ErrorKind::Panic);
+        let error = guard::<()>(|| std::panic::panic_any(Payload)).unwrap_err();
+        assert_eq!((error.kind, DROPPED.load(Ordering::Relaxed)), (ErrorKind::Panic, false));
     }
 }
