@@ -86,7 +86,7 @@ pub fn survey(config: &Config) -> Vec<Candidate> {
             Ok(manifest)
         }) {
             Err(refusal) => {
-                candidate.manifest = refusal.manifest;
+                candidate.manifest = refusal.manifest.map(|manifest| *manifest);
                 candidate.reason = refusal.reason;
                 candidate.remedy = refusal.remedy;
             }

@@ -10,7 +10,7 @@ use std::path::Path;
 #[derive(Debug, Default)]
 pub struct Refusal {
     /// The manifest, where it could be read.
-    pub manifest: Option<Manifest>,
+    pub manifest: Option<Box<Manifest>>,
     /// In a sentence.
     pub reason: String,
     /// What the user can do about it; may be empty.
@@ -30,8 +30,11 @@ impl Refusal {
 /// When the file must not be loaded, with the reason.
 pub fn preflight(path: &Path) -> Result<Manifest, Refusal> {
     let manifest = read_manifest(path)?;
-    let refuse =
-        |reason: String, remedy: &str| Refusal { manifest: Some(manifest.clone()), reason, remedy: remedy.into() };
+    let refuse = |reason: String, remedy: &str| Refusal {
+        manifest: Some(Box::new(manifest.clone())),
+        reason,
+        remedy: remedy.into(),
+    };
     let host_api = API_VERSION.parse().map_err(|_| Refusal::new("this pajamas has no API version", ""))?;
     if let Some(reason) = incompatibility(&host_api, &manifest.api_version, &manifest.minimum_host_api) {
         return Err(refuse(reason, ""));

@@ -54,7 +54,8 @@ fn main() -> Result<()> {
     println!("| measure | plugin tok/s | bare tok/s | ratio of medians | median ratio of pairs |");
     println!("|---|---|---|---|---|");
     let rates = |runs: &[Run], rate: fn(&Run) -> f64| runs.iter().map(rate).collect::<Vec<f64>>();
-    let measures: [(String, fn(&Run) -> f64); 2] =
+    type Rate = fn(&Run) -> f64;
+    let measures: [(String, Rate); 2] =
         [(format!("pp{}", prompt.len()), |run| run.prompt_rate), (format!("tg{generate}"), |run| run.generate_rate)];
     for (measure, rate) in measures {
         let (plugin, bare) = (rates(&plugin_runs, rate), rates(&bare_runs, rate));
