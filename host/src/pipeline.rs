@@ -81,6 +81,7 @@ pub fn quantize(
         let hint = "`-o` names the folder to write to; `--name` names the file".into();
         return Err(Error::Invalid { path: dir, message: "this is not a folder".into(), hint });
     }
+    let dir_is_new = !dir.exists();
     std::fs::create_dir_all(&dir).map_err(Error::io("creating", &dir))?;
     let dir = dir.canonicalize().map_err(Error::io("resolving", &dir))?;
     let target = dir.join(target.file_name().unwrap_or_default());
@@ -92,7 +93,7 @@ pub fn quantize(
     }
     let _lock = lock(&target, config)?;
     let started = Instant::now();
-    let partial = Partial::create(&target)?;
+    let partial = Partial::create(&target, dir_is_new)?;
     let job = QuantizeJob {
         source: source.path.clone(),
         recipe: recipe.name.clone(),
@@ -103,12 +104,14 @@ pub fn quantize(
         provenance: provenance(source, &recipe, candidate),
     };
     std::fs::create_dir(&job.scratch_dir).map_err(Error::io("creating", &job.scratch_dir))?;
-    let report = run_worker(candidate, &job, config, progress, cancel)?;
+    let (report, worker) = run_worker(candidate, &job, config, progress, cancel)?;
     if options.output_dir.is_none() {
         // Whatever happens between the two next steps, no record describes a file that it was not made for.
         store::forget(config, &target);
     }
     publish(&job.output, &target)?;
+    // Until here the worker would have cleaned up after a host that was killed.
+    drop(worker);
     drop(partial);
     if options.output_dir.is_none() {
         store::remember(
@@ -120,6 +123,7 @@ pub fn quantize(
                 source: origin,
                 fingerprint,
                 size_bytes: report.output_bytes,
+                leave_output_tensor: options.leave_output_tensor,
             },
         )?;
     }
@@ -222,10 +226,12 @@ fn lock(target: &Path, config: &Config) -> Result<File> {
 /// The folder beside the target that holds everything unfinished; removed when dropped.
 struct Partial {
     dir: PathBuf,
+    /// The folder that was made for the target, if it was: it goes too when nothing was put into it.
+    new_parent: Option<PathBuf>,
 }
 
 impl Partial {
-    fn create(target: &Path) -> Result<Self> {
+    fn create(target: &Path, parent_is_new: bool) -> Result<Self> {
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let (prefix, suffix) = (format!(".{name}."), ".partial");
         // Whoever left one behind was killed: the lock says that no host is at it now. A worker that is just cleaning
@@ -239,13 +245,17 @@ impl Partial {
         }
         let dir = target.with_file_name(format!("{prefix}{}{suffix}", std::process::id()));
         std::fs::create_dir(&dir).map_err(Error::io("creating", &dir))?;
-        Ok(Self { dir })
+        let new_parent = target.parent().filter(|_| parent_is_new).map(Path::to_owned);
+        Ok(Self { dir, new_parent })
     }
 }
 
 impl Drop for Partial {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.dir);
+        if let Some(parent) = &self.new_parent {
+            let _ = std::fs::remove_dir(parent);
+        }
     }
 }
 
@@ -255,16 +265,16 @@ fn run_worker(
     config: &Config,
     progress: &dyn Fn(&ProgressUpdate),
     cancel: &CancelToken,
-) -> Result<QuantizeReport> {
+) -> Result<(QuantizeReport, Worker)> {
     let mut worker = Worker::start(config)?;
     worker.send(&Request::Quantize { plugin: candidate.path.clone(), job: job.clone() })?;
     let mut cancelled_at: Option<Instant> = None;
     loop {
         match worker.poll(Duration::from_millis(50)) {
             Ok(Some(Reply::Progress(update))) => progress(&update),
-            Ok(Some(Reply::Quantized(report))) if cancelled_at.is_none() => return Ok(report),
-            Ok(Some(Reply::Failed(error))) => return Err(error.into()),
-            Ok(Some(Reply::Quantized(_))) => return Err(Error::Interrupted),
+            Ok(Some(Reply::Quantized(report))) if cancelled_at.is_none() => return Ok((report, worker)),
+            Ok(Some(Reply::Failed(error))) if cancelled_at.is_none() => return Err(error.into()),
+            Ok(Some(Reply::Quantized(_) | Reply::Failed(_))) => return Err(Error::Interrupted),
             Ok(Some(other)) => return Err(worker.confused(&other)),
             Err(_) if cancelled_at.is_some() => return Err(Error::Interrupted),
             Err(error) => return Err(error),

@@ -45,7 +45,7 @@ for method in Q4_K_M Q8_0; do
     fi
 done
 
-uptime >&2
+uptime >&2 || true
 for method in Q4_K_M Q8_0; do
     "$TARGET/examples/speed" "$TARGET/$library" "$WORK/$method.gguf" "$@"
 done

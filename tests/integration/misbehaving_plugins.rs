@@ -25,6 +25,8 @@ fn each_failure_in_a_probe_is_a_row_with_its_reason() {
     assert_eq!(row("unavailable"), ("unavailable".into(), "no sheep".into()));
     let (status, reason) = row("exit");
     assert!(status == "failed" && reason.contains("ended without an answer"), "{reason}");
+    let (status, reason) = row("chatter");
+    assert!(status == "failed" && reason.contains("did not answer within 1 s"), "{reason}");
     let (status, reason) = row("hang");
     assert!(status == "failed" && reason.contains("did not answer within 1 s"), "{reason}");
 }
@@ -44,7 +46,8 @@ fn panics_in_a_models_calls_come_back_as_errors() {
                 .env("MISBEHAVE", mode)
                 .output()
                 .unwrap();
-            assert!(status.status.success(), "{mode}: {}", String::from_utf8_lossy(&status.stdout));
+            let printed = String::from_utf8_lossy(&status.stdout);
+            assert!(status.status.success() && printed.contains("1 passed"), "{mode}: {printed}");
         }
         return;
     };

@@ -17,7 +17,9 @@ fn the_default_method_answers_and_its_path_is_the_last_line() {
     let run = home.run(["quantize".as_ref(), pajama_tiny().as_os_str()]);
     let path = PathBuf::from(run.succeeded().stdout.trim());
     assert_eq!(path, home.path().canonicalize().unwrap().join("models/pajama-tiny-q4_k_m.gguf"));
-    assert!(run.stderr.contains("times smaller than BF16") && run.stderr.contains("texts tokenize as in the source"));
+    assert!(
+        run.stderr.contains("times smaller than BF16") && run.stderr.contains("tokenizations are those of the source")
+    );
     assert_eq!(home.listing("models"), ["pajama-tiny-q4_k_m.gguf", "pajama-tiny-q4_k_m.gguf.json"]);
     for reference in [path.to_str().unwrap(), "pajama-tiny-q4_k_m"] {
         assert_eq!(ask(&home, reference).succeeded().stdout, format!("{ANSWER}\n"));
@@ -78,6 +80,13 @@ fn an_id_in_the_hugging_face_cache_is_found_by_branch_and_by_commit() {
         assert_eq!(ask(&home, id).succeeded().stdout, format!("{ANSWER}\n"), "{id}");
     }
     assert_eq!(home.listing("models"), ["tiny-chat-q4_k_m.gguf", "tiny-chat-q4_k_m.gguf.json"]);
+    let repo = home.path().join("huggingface/hub/models--tiny");
+    copy_folder(&pajama_tiny(), &repo.join("snapshots/4567"));
+    std::fs::create_dir_all(repo.join("refs")).unwrap();
+    std::fs::write(repo.join("refs/main"), "4567").unwrap();
+    for _ in 0..2 {
+        assert_eq!(ask(&home, "tiny").succeeded().stdout, format!("{ANSWER}\n"), "what it made does not hide it");
+    }
     ask(&home, "acme/tiny-chat@v2").failed_with("not its revision `v2`", "hf download acme/tiny-chat");
 }
 
@@ -97,13 +106,31 @@ fn a_gguf_is_a_source_too_and_requantizing_is_refused() {
 #[test]
 fn leaving_the_output_tensor_makes_a_larger_file() {
     let home = Home::with_gguf_cpu();
+    // The fixture ties output and embeddings; here they are apart.
+    let folder = home.path().join("untied");
+    copy_folder(&pajama_tiny(), &folder);
+    let config = std::fs::read_to_string(folder.join("config.json")).unwrap();
+    let untied = config.replace(r#""tie_word_embeddings": true"#, r#""tie_word_embeddings": false"#);
+    assert_ne!(config, untied);
+    std::fs::write(folder.join("config.json"), untied).unwrap();
+    let bytes = std::fs::read(pajama_tiny().join("model.safetensors")).unwrap();
+    let mut tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap().tensors();
+    let embeddings = tensors.iter().find(|(name, _)| name == "model.embed_tokens.weight").unwrap().1.clone();
+    tensors.push(("lm_head.weight".into(), embeddings));
+    safetensors::serialize_to_file(tensors, None, &folder.join("model.safetensors")).unwrap();
     let size = |extra: &[&str]| {
-        let folder = pajama_tiny();
         let mut args = vec!["quantize", folder.to_str().unwrap(), "-m", "Q4_K_S", "--json"];
         args.extend(extra);
         home.run(args).json()["output_bytes"].as_u64().unwrap()
     };
-    assert!(size(&["--leave-output-tensor", "--name", "left"]) >= size(&[]));
+    // 1280 x 256 weights in 16 bits instead of some 6.
+    assert!(size(&["--leave-output-tensor", "--name", "left"]) > size(&[]) + 300_000);
+    let run = home.run(["run", folder.to_str().unwrap(), "-m", "Q4_K_S", "-p", QUESTION, "-t", "0", "--json"]);
+    assert!(
+        run.json()["model"].as_str().unwrap().ends_with("untied-q4_k_s.gguf"),
+        "not the one with the larger tensor"
+    );
+    assert!(!run.succeeded().stderr.contains("quantized "), "the plain one is there");
 }
 
 #[test]

@@ -70,7 +70,7 @@ pub fn summarize(artifact: &Artifact, model: &str) {
     ));
     output::say(&format!("  time   {:.2} s", artifact.elapsed_ms / 1e3));
     if report.tokenizer_checks > 0 {
-        output::say(&format!("  checks {} texts tokenize as in the source", report.tokenizer_checks));
+        output::say(&format!("  checks {} tokenizations are those of the source", report.tokenizer_checks));
     }
     for note in &report.notes {
         output::say(&format!("  note   {}", output::clean(note)));

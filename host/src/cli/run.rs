@@ -207,7 +207,7 @@ impl Session {
         } else if show {
             output::print("");
         } else {
-            output::print(&result.text);
+            output::print(&shown(&result.text));
         }
         self.statistics(common, &result);
         if result.stats.finish_reason == FinishReason::Cancelled {
@@ -244,13 +244,14 @@ impl Session {
             }
             messages.push(Message::new("user", line));
             let cancel = interrupt.begin();
-            let answer = self.reply(args, &mut messages, &cancel);
+            let answer = self
+                .reply(args, &mut messages, &cancel)
+                .and_then(|result| fail_if_broken_off(&result).map(|()| result));
             interrupt.end();
             match answer {
                 Ok(result) => {
-                    output::print(if args.no_stream { &result.text } else { "" });
+                    output::print(&if args.no_stream { shown(&result.text) } else { String::new() });
                     self.statistics(common, &result);
-                    fail_if_broken_off(&result)?;
                     messages.push(Message::new("assistant", result.text));
                 }
                 // With somebody there to try again, the conversation goes on without this turn.
@@ -301,15 +302,12 @@ impl Session {
         };
         let (mut text, mut tokens) = (String::new(), Vec::new());
         let mut stdout = std::io::stdout();
-        let terminal = stdout.is_terminal();
         let mut broken = None;
         let mut on_event = |event| {
             match event {
                 Event::Text(piece) => {
                     if show {
-                        // A terminal obeys escape sequences; what a model makes up must not command it.
-                        let shown = if terminal { output::clean(&piece) } else { piece.clone() };
-                        if let Err(error) = stdout.write_all(shown.as_bytes()).and_then(|()| stdout.flush()) {
+                        if let Err(error) = stdout.write_all(shown(&piece).as_bytes()).and_then(|()| stdout.flush()) {
                             broken = Some(error);
                             return ControlFlow::Break(());
                         }
@@ -361,6 +359,11 @@ impl Session {
             format!("{:?}", stats.finish_reason).to_lowercase(),
         ));
     }
+}
+
+/// `text` as stdout may have it: a terminal obeys escape sequences, and what a model makes up must not command it.
+fn shown(text: &str) -> String {
+    if std::io::stdout().is_terminal() { output::clean(text) } else { text.to_owned() }
 }
 
 /// A backend that failed in the middle is a failure, whatever text came before.

@@ -45,30 +45,35 @@ pub fn resolve(reference: &str, config: &Config) -> Result<Source> {
     if is_plain_name(name) && artifact.is_file() {
         return at_path(&artifact);
     }
-    let made = super::store::list(config);
-    let made = made.iter().map(|record| record.file.strip_suffix(".gguf").unwrap_or(&record.file));
-    if let Some(near) = nearest(name, made).filter(|_| is_plain_name(name)) {
-        return Err(Error::ModelNotFound {
-            reference: reference.into(),
-            reason: "there is no such file, folder or model made before".into(),
-            hint: format!("did you mean `{near}`?"),
-        });
-    }
     let looks_like_path = path.is_absolute()
         || reference.starts_with('.')
         || reference.ends_with('/')
         || path.extension().is_some_and(|extension| extension == "gguf")
         || !is_id(reference);
-    if looks_like_path {
-        return Err(Error::ModelNotFound {
+    let not_found = if looks_like_path {
+        Error::ModelNotFound {
             reference: reference.into(),
             reason: "there is no such file or folder".into(),
             hint:
                 "give a GGUF file, a Hugging Face folder, an id in the Hugging Face cache, or a model of `pajamas info`"
                     .into(),
-        });
+        }
+    } else {
+        match in_hub_cache(reference) {
+            Ok(source) => return Ok(source),
+            Err(error) => error,
+        }
+    };
+    let made = super::store::list(config);
+    let made = made.iter().map(|record| record.file.strip_suffix(".gguf").unwrap_or(&record.file));
+    match nearest(name, made).filter(|_| is_plain_name(name)) {
+        Some(near) => Err(Error::ModelNotFound {
+            reference: reference.into(),
+            reason: "there is no such file, folder or model made before".into(),
+            hint: format!("did you mean `{near}`?"),
+        }),
+        None => Err(not_found),
     }
-    in_hub_cache(reference)
 }
 
 fn at_path(path: &Path) -> Result<Source> {

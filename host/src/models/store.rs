@@ -21,6 +21,9 @@ pub struct Record {
     pub fingerprint: String,
     /// Its bytes.
     pub size_bytes: u64,
+    /// Whether its output tensor has the source's precision: then it is not what the method alone would make.
+    #[serde(default)]
+    pub leave_output_tensor: bool,
 }
 
 /// Every artifact that is kept, by file name. One without a record, put there by hand, has its name and size alone.
@@ -51,7 +54,10 @@ fn record(config: &Config, path: &Path) -> Record {
 pub fn find(config: &Config, source: &Source, format: &str, method: &str) -> Result<Option<PathBuf>> {
     let fingerprint = source::fingerprint(source)?;
     let found = list(config).into_iter().find(|record| {
-        record.fingerprint == fingerprint && record.format == format && record.method.eq_ignore_ascii_case(method)
+        record.fingerprint == fingerprint
+            && record.format == format
+            && !record.leave_output_tensor
+            && record.method.eq_ignore_ascii_case(method)
     });
     Ok(found.map(|record| config.models_dir().join(record.file)))
 }
@@ -77,10 +83,8 @@ pub fn forget(config: &Config, path: &Path) {
 /// made from something else.
 pub fn place(config: &Config, file: &str, origin: &str, fingerprint: &str) -> PathBuf {
     let path = config.models_dir().join(file);
-    let taken = std::fs::read_to_string(record_path(config, file))
-        .ok()
-        .and_then(|text| serde_json::from_str::<Record>(&text).ok())
-        .is_some_and(|record| path.exists() && record.source != origin);
+    // One without a record was put there by hand: it is not ours to replace.
+    let taken = path.exists() && record(config, &path).source != origin;
     if !taken {
         return path;
     }

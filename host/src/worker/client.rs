@@ -90,15 +90,14 @@ impl Worker {
         loop {
             let wait = deadline.map_or(Duration::MAX, |d| d.saturating_duration_since(Instant::now()));
             match self.replies.recv_timeout(wait.min(Duration::from_secs(3600))) {
-                Ok(Ok(Reply::Log { level, target, message })) => log(level, &target, &message),
+                // A plugin that logs without end does not get more time for it.
+                Ok(Ok(Reply::Log { level, target, message })) if !wait.is_zero() => log(level, &target, &message),
+                Ok(Ok(Reply::Log { .. })) => return Err(self.late(timeout)),
                 Ok(Ok(reply)) => return Ok(reply),
                 Ok(Err(error)) => return Err(self.failed(format!("spoke nonsense ({error})"))),
                 Err(RecvTimeoutError::Disconnected) => return Err(self.gone()),
                 Err(RecvTimeoutError::Timeout) if deadline.is_none() => (),
-                Err(RecvTimeoutError::Timeout) => {
-                    let seconds = timeout.unwrap_or_default().as_secs_f32();
-                    return Err(self.failed(format!("did not answer within {seconds} s")));
-                }
+                Err(RecvTimeoutError::Timeout) => return Err(self.late(timeout)),
             }
         }
     }
@@ -125,6 +124,11 @@ impl Worker {
         let name = format!("{reply:?}");
         let name = name.split(['(', ' ']).next().unwrap_or_default();
         self.failed(format!("gave an unexpected answer ({name})"))
+    }
+
+    /// The error for a worker that took longer than `timeout`.
+    fn late(&mut self, timeout: Option<Duration>) -> Error {
+        self.failed(format!("did not answer within {} s", timeout.unwrap_or_default().as_secs_f32()))
     }
 
     /// The error for a worker that ended: how, and what it wrote last.

@@ -85,7 +85,11 @@ fn quantize(path: &Path, job: &QuantizeJob, services: HostServices, out: &Out) -
     if result.is_err() || cancelled.load(Ordering::Relaxed) {
         remove_leftovers(job);
     }
-    result.map(Reply::Quantized)
+    out.send(&Reply::Quantized(result?));
+    // Until the host has given the output its name and ends this process, the watch cleans up if the host dies.
+    loop {
+        std::thread::park();
+    }
 }
 
 fn remove_leftovers(job: &QuantizeJob) {
@@ -115,8 +119,20 @@ fn watch(last: impl FnOnce() + Send + 'static) {
     std::thread::spawn(move || {
         let _ = protocol::read::<Request>(&mut io::stdin());
         last();
-        std::process::exit(1);
+        exit_now();
     });
+}
+
+/// Ends the process without running destructors: a hung constructor of a plugin's would hold the lock that they need,
+/// and an engine's threads are still at work.
+fn exit_now() -> ! {
+    #[cfg(unix)]
+    // SAFETY: `_exit` has no preconditions.
+    unsafe {
+        libc::_exit(1)
+    }
+    #[cfg(not(unix))]
+    std::process::exit(1)
 }
 
 /// Keeps the real stdout for replies and points file descriptor 1 at stderr, so that nothing a plugin prints can get

@@ -39,12 +39,13 @@ impl Sampler {
     pub fn sample(&mut self, logits: &[f32]) -> u32 {
         assert!(!logits.is_empty(), "a vocabulary has at least one token");
         let penalized = self.penalized(logits);
-        let logit = |id: usize| penalized.iter().find(|p| p.0 == id as u32).map_or(logits[id], |p| p.1);
         if self.settings.temperature <= 0.0 {
             if penalized.is_empty() {
                 return argmax(logits.iter().copied());
             }
-            return argmax((0..logits.len()).map(logit));
+            let mut patched = logits.to_vec();
+            penalized.iter().for_each(|&(id, value)| patched[id as usize] = value);
+            return argmax(patched.into_iter());
         }
         self.candidates.clear();
         self.candidates.extend(logits.iter().enumerate().map(|(id, &value)| (id as u32, value)));

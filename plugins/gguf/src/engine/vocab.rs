@@ -87,9 +87,9 @@ impl Vocab {
         (0..self.count).filter(|id| unsafe { sys::llama_vocab_is_eog(self.as_ptr(), id.cast_signed()) }).collect()
     }
 
-    /// Control tokens and those that the model's maker added by hand.
+    /// Every token whose text must not arise from what a user types: control tokens, and the one for the unknown.
     pub(crate) fn control_tokens(&self) -> Vec<SpecialToken> {
-        let special = sys::LLAMA_TOKEN_ATTR_CONTROL | sys::LLAMA_TOKEN_ATTR_USER_DEFINED;
+        let special = sys::LLAMA_TOKEN_ATTR_CONTROL | sys::LLAMA_TOKEN_ATTR_UNKNOWN;
         (0..self.count)
             .filter(|id| self.attributes(*id) & special != 0)
             .map(|id| SpecialToken { id, text: self.text(id) })

@@ -21,6 +21,9 @@ impl Backend for Misbehaving {
         if mode("hang") {
             std::thread::sleep(Duration::from_secs(600));
         }
+        while mode("chatter") {
+            pajamas_plugin_api::host().log(pajamas_plugin_api::LogLevel::Trace, "misbehaving", "baa");
+        }
         if mode("exit") {
             std::process::exit(0);
         }
