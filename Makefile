@@ -12,7 +12,7 @@ export CMAKE_C_COMPILER_LAUNCHER := ccache
 export CMAKE_CXX_COMPILER_LAUNCHER := ccache
 endif
 
-.PHONY: help deps build host plugins plugin-gguf-cpu demo test lint bench golden install clean
+.PHONY: help deps build host plugins plugin-gguf-cpu demo test quality lint bench golden install clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -37,6 +37,9 @@ test: build ## build everything and run every test
 	$(CARGO) build --release --locked --workspace --all-targets
 	$(CARGO) build --release --locked --manifest-path plugin-template/Cargo.toml --target-dir "$(TARGET_DIR)"
 	$(CARGO) test --release --locked --workspace -- --test-threads=1
+
+quality: build ## print the perplexity of each method beside transformers'
+	$(CARGO) test --release --locked -p pajamas-tests -- --nocapture quality::
 
 lint: deps ## formatting, clippy, documentation
 	$(CARGO) fmt --all --check

@@ -306,11 +306,10 @@ impl Session {
         let mut on_event = |event| {
             match event {
                 Event::Text(piece) => {
-                    if show {
-                        if let Err(error) = stdout.write_all(shown(&piece).as_bytes()).and_then(|()| stdout.flush()) {
-                            broken = Some(error);
-                            return ControlFlow::Break(());
-                        }
+                    let mut write = || stdout.write_all(shown(&piece).as_bytes()).and_then(|()| stdout.flush());
+                    if show && let Err(error) = write() {
+                        broken = Some(error);
+                        return ControlFlow::Break(());
                     }
                     text += &piece;
                 }
