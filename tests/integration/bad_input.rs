@@ -93,6 +93,16 @@ fn an_unknown_method_or_backend_gets_a_suggestion() {
 }
 
 #[test]
+fn an_option_that_would_change_nothing() {
+    let home = Home::with_gguf_cpu();
+    let folder = pajama_tiny();
+    let option = &["--leave-output-tensor"];
+    quantize_fails(&home, folder.to_str().unwrap(), option, "would change nothing", "leave the option out");
+    let full = home.quantized("F16");
+    quantize_fails(&home, full.to_str().unwrap(), option, "would change nothing", "leave the option out");
+}
+
+#[test]
 fn no_plugin_at_all() {
     let home = Home::new();
     let folder = pajama_tiny();

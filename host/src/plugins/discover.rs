@@ -22,13 +22,11 @@ pub fn discover(dirs: &[PathBuf]) -> Vec<Found> {
     for dir in dirs {
         for (name, path) in entries(dir) {
             let canonical = path.canonicalize().unwrap_or_else(|_| path.clone());
-            let shadowed_by = by_name.get(&name).or_else(|| by_path.get(&canonical)).cloned();
-            if shadowed_by.as_ref().is_some_and(|earlier| *earlier == canonical && by_path.contains_key(&canonical)) {
-                // The same folder named twice is no news.
-                if by_name.get(&name).is_some_and(|earlier| *earlier == canonical) {
-                    continue;
-                }
+            // The same folder named twice is no news.
+            if by_name.get(&name) == Some(&canonical) {
+                continue;
             }
+            let shadowed_by = by_name.get(&name).or_else(|| by_path.get(&canonical)).cloned();
             by_name.entry(name).or_insert_with(|| canonical.clone());
             by_path.entry(canonical.clone()).or_insert_with(|| canonical.clone());
             found.push(Found { path: if shadowed_by.is_some() { path } else { canonical }, shadowed_by });

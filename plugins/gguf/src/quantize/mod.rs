@@ -53,6 +53,8 @@ fn from_folder(
         sys::LLAMA_FTYPE_MOSTLY_BF16 => Some(FloatType::Bf16),
         _ => None,
     };
+    let tied = source.config().tied_embeddings() || source.tensor("lm_head.weight").is_none();
+    refuse_leaving_output(job, direct.is_none() && !tied)?;
     let (converted, more_notes) = match direct {
         Some(float_type) => (convert(&job.output, float_type)?, Vec::new()),
         None => {
@@ -91,6 +93,7 @@ fn from_gguf(
     let source = GgufFile::open(&job.source)?;
     source.check_complete()?;
     refuse_quantized(&source)?;
+    refuse_leaving_output(job, source.tensors().iter().any(|tensor| tensor.name == "output.weight"))?;
     let notes = run(job, recipe, &job.source, &job.provenance, progress, cancel)?;
     let (output_bytes, tensor_count) = check_output(&job.output)?;
     Ok(QuantizeReport {
@@ -102,6 +105,19 @@ fn from_gguf(
         tokenizer_checks: 0,
         notes,
     })
+}
+
+/// An option that would change nothing is an error, before anything is written.
+fn refuse_leaving_output(job: &QuantizeJob, has_effect: bool) -> Result<()> {
+    if !job.leave_output_tensor || has_effect {
+        return Ok(());
+    }
+    Err(Error::unsupported(format!(
+        "`--leave-output-tensor` would change nothing: `{}` has no output tensor of its own, or {} quantizes none",
+        job.source.display(),
+        job.recipe
+    ))
+    .with_hint("leave the option out"))
 }
 
 fn run(
