@@ -4,7 +4,8 @@
 //! [`export_plugin!`], build a cdylib, and drop it into `~/.pajamas/plugins`.
 //!
 //! - `backend`: the traits. `types`: their data. `error`, `cancel`, `host_services`: what they lean on.
-//! - `text`: what every backend shares, in [`TokenSink`] and [`Sampler`].
+//! - `text`: what every backend shares, in [`TokenSink`], [`Sampler`] and [`Prompt::tokens`]. [`Slots`]: which session's
+//!   tokens lie in which part of a KV cache.
 //! - `options`: typed load options, checked before a model is loaded.
 //! - [`version`], [`manifest`]: what a plugin says of itself, and who takes whom.
 //! - [`abi`]: the binary interface, both sides of it; [`abi::client`] is what a host uses.
@@ -20,6 +21,7 @@ mod export;
 mod host_services;
 pub mod manifest;
 pub mod options;
+mod slots;
 mod text;
 mod tracing_bridge;
 mod types;
@@ -29,6 +31,8 @@ pub use backend::{Backend, Model, Quantizer};
 pub use cancel::CancelToken;
 pub use error::{Error, ErrorKind, Result};
 pub use host_services::{HostServices, LogLevel, host};
+pub use slots::Slots;
+pub use text::prompt::check_ids;
 pub use text::sampler::{Sampler, log_probabilities};
 pub use text::sink::TokenSink;
 pub use text::stop::{StopMatch, StopMatcher};

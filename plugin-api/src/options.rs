@@ -1,7 +1,6 @@
-//! Checks load options against what a backend says it takes, before any model is touched.
+//! Checks options against what a backend or a recipe says it takes, before any model is touched.
 
-use crate::{Error, OptionKind, OptionSpec, OptionValue, Result};
-use std::collections::BTreeMap;
+use crate::{Error, OptionKind, OptionSpec, OptionValue, Options, Result};
 
 /// Reads `value` as a user wrote it on a command line, as the type of the option `name`.
 ///
@@ -17,7 +16,8 @@ pub fn parse(specs: &[OptionSpec], name: &str, value: &str) -> Result<OptionValu
         },
         OptionKind::Int { .. } => value.parse().ok().map(OptionValue::Int),
         OptionKind::Float { .. } => value.parse().ok().map(OptionValue::Float),
-        OptionKind::Text | OptionKind::Choice(_) => Some(OptionValue::Text(value.into())),
+        OptionKind::Text | OptionKind::Choice { .. } => Some(OptionValue::Text(value.into())),
+        OptionKind::Unknown => None,
     };
     let parsed = parsed.ok_or_else(|| mismatch(spec, value))?;
     check_value(spec, &parsed)?;
@@ -28,7 +28,7 @@ pub fn parse(specs: &[OptionSpec], name: &str, value: &str) -> Result<OptionValu
 ///
 /// # Errors
 /// As [`parse`].
-pub fn check(specs: &[OptionSpec], options: &BTreeMap<String, OptionValue>) -> Result<()> {
+pub fn check(specs: &[OptionSpec], options: &Options) -> Result<()> {
     options.iter().try_for_each(|(name, value)| check_value(find(specs, name)?, value))
 }
 
@@ -37,8 +37,8 @@ fn find<'a>(specs: &'a [OptionSpec], name: &str) -> Result<&'a OptionSpec> {
         let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
         let hint = match nearest(name, names.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
-            None if names.is_empty() => "this backend takes no options".to_owned(),
-            None => format!("this backend takes: {}", names.join(", ")),
+            None if names.is_empty() => "there are no options".to_owned(),
+            None => format!("the options are: {}", names.join(", ")),
         };
         Error::invalid_request(format!("unknown option `{name}`")).with_hint(hint)
     })
@@ -49,16 +49,10 @@ fn check_value(spec: &OptionSpec, value: &OptionValue) -> Result<()> {
         (OptionKind::Bool, OptionValue::Bool(_)) | (OptionKind::Text, OptionValue::Text(_)) => true,
         (OptionKind::Int { min, max }, OptionValue::Int(value)) => (min..=max).contains(&value),
         (OptionKind::Float { min, max }, OptionValue::Float(value)) => (*min..=*max).contains(value),
-        (OptionKind::Choice(words), OptionValue::Text(value)) => words.contains(value),
+        (OptionKind::Choice { words }, OptionValue::Text(value)) => words.contains(value),
         _ => false,
     };
-    let shown = match value {
-        OptionValue::Bool(value) => value.to_string(),
-        OptionValue::Int(value) => value.to_string(),
-        OptionValue::Float(value) => value.to_string(),
-        OptionValue::Text(value) => value.clone(),
-    };
-    if fits { Ok(()) } else { Err(mismatch(spec, &shown)) }
+    if fits { Ok(()) } else { Err(mismatch(spec, &value.to_string())) }
 }
 
 fn mismatch(spec: &OptionSpec, value: &str) -> Error {
@@ -67,7 +61,8 @@ fn mismatch(spec: &OptionSpec, value: &str) -> Error {
         OptionKind::Int { min, max } => format!("a whole number from {min} to {max}"),
         OptionKind::Float { min, max } => format!("a number from {min} to {max}"),
         OptionKind::Text => "text".to_owned(),
-        OptionKind::Choice(words) => format!("one of {}", words.join(", ")),
+        OptionKind::Unknown => "a type that this version of pajamas does not know".to_owned(),
+        OptionKind::Choice { words } => format!("one of {}", words.join(", ")),
     };
     Error::invalid_request(format!("option `{}` is `{value}`, expected {expected}", spec.name))
 }
@@ -90,7 +85,7 @@ mod tests {
         vec![
             OptionSpec::new("n_gpu_layers", OptionKind::Int { min: 0, max: 999 }, "999", ""),
             OptionSpec::new("mmap", OptionKind::Bool, "true", ""),
-            OptionSpec::new("cache", OptionKind::Choice(vec!["f16".into(), "q8_0".into()]), "f16", ""),
+            OptionSpec::new("cache", OptionKind::choice(&["f16", "q8_0"]), "f16", ""),
         ]
     }
 
@@ -111,6 +106,6 @@ mod tests {
         assert_eq!(error("mmap", "maybe"), "option `mmap` is `maybe`, expected true or false / ");
         assert!(error("n_gpu_layers", "-1").contains("from 0 to 999"));
         assert!(error("cache", "f15").contains("one of f16, q8_0"));
-        assert!(error("zzz", "1").contains("this backend takes: n_gpu_layers"));
+        assert!(error("zzz", "1").contains("the options are: n_gpu_layers"));
     }
 }

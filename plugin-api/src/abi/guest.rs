@@ -143,9 +143,9 @@ extern "C" fn quantize(job: RSlice<'_, u8>, progress: Callback, cancel: CancelCa
         let job: QuantizeJob = decode(&job, "the quantize job")?;
         let quantizer = quantizer()?;
         let known: Vec<Recipe> = quantizer.recipes();
-        if !known.iter().any(|recipe| recipe.name.eq_ignore_ascii_case(&job.recipe)) {
-            return Err(Error::unsupported(format!("unknown recipe `{}`", job.recipe)));
-        }
+        let recipe = known.iter().find(|recipe| recipe.name.eq_ignore_ascii_case(&job.recipe));
+        let recipe = recipe.ok_or_else(|| Error::unsupported(format!("unknown recipe `{}`", job.recipe)))?;
+        options::check(&recipe.options, &job.options)?;
         with_cancel(cancel, |cancel| with_progress(progress, |progress| quantizer.quantize(&job, progress, cancel)))
     }))
 }
@@ -168,7 +168,11 @@ extern "C" fn model_generate(
 ) -> Reply {
     reply(guard(|| {
         let request: GenerateRequest = decode(&request, "the generate request")?;
-        check_sampling(&request.sampling, &backend()?.capabilities().sampling)?;
+        let capabilities = backend()?.capabilities();
+        check_sampling(&request.sampling, &capabilities.sampling)?;
+        if request.top_logprobs > 0 && !capabilities.logprobs {
+            return Err(Error::unsupported("this backend gives no log-probabilities"));
+        }
         let model = model(&handle);
         let mut on_event = |event: Event| {
             if (events.call)(events.data, RSlice::from(encode(&event).as_slice())) {

@@ -71,9 +71,9 @@ mod tests {
     #[test]
     fn what_goes_in_comes_out() {
         let mut request = LoadRequest::new("/m.gguf");
-        request.options.insert("a".into(), OptionValue::Int(-3));
-        request.options.insert("b".into(), OptionValue::Text("q8_0".into()));
-        request.options.insert("c".into(), OptionValue::Float(0.5));
+        request.options.set("a", OptionValue::Int(-3));
+        request.options.set("b", OptionValue::Text("q8_0".into()));
+        request.options.set("c", OptionValue::Float(0.5));
         assert_eq!(decode::<LoadRequest>(&encode(&request), "request").unwrap(), request);
         let event = Event::Token { id: 7, bytes: vec![0xff, 0], logprob: None, top: vec![(1, -0.5)] };
         assert_eq!(decode::<Event>(&encode(&event), "event").unwrap(), event);

@@ -9,11 +9,11 @@ struct GgufCpu;
 impl Backend for GgufCpu {
     fn is_available(&self) -> Availability {
         match pajamas_gguf::cpu_device() {
-            Some(device) => Availability::Available { devices: vec![device] },
-            None => Availability::Unavailable {
-                reason: "llama.cpp was built without its CPU backend".into(),
-                remedy: "rebuild the plugin: `make plugin-gguf-cpu`".into(),
-            },
+            Some(device) => Availability::on([device]),
+            None => Availability::no(
+                "llama.cpp was built without its CPU backend",
+                "rebuild the plugin: `make plugin-gguf-cpu`",
+            ),
         }
     }
 

@@ -30,6 +30,7 @@ pub fn capabilities(hardware: &str, gpu: bool) -> Capabilities {
     capabilities.precisions = PRECISIONS.map(String::from).into();
     capabilities.logits = true;
     capabilities.sessions = true;
+    capabilities.logprobs = true;
     capabilities.options = option_specs(gpu);
     capabilities
 }

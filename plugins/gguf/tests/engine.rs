@@ -26,15 +26,9 @@ fn quantize(
     cancel: &CancelToken,
 ) -> Result<QuantizeReport> {
     let scratch = tempfile::tempdir().expect("a scratch folder");
-    let job = QuantizeJob {
-        source: source.into(),
-        recipe: recipe.into(),
-        output: output.into(),
-        scratch_dir: scratch.path().into(),
-        threads: Some(2),
-        leave_output_tensor: false,
-        provenance: BTreeMap::from([("pajamas.test".to_owned(), "yes".to_owned())]),
-    };
+    let mut job = QuantizeJob::new(source, recipe, output, scratch.path());
+    job.threads = Some(2);
+    job.provenance = BTreeMap::from([("pajamas.test".to_owned(), "yes".to_owned())]);
     let report = GgufQuantizer.quantize(&job, progress, cancel);
     let left: Vec<_> = std::fs::read_dir(scratch.path()).expect("still there").collect();
     assert!(report.is_err() || left.is_empty(), "the intermediate file is removed: {left:?}");
@@ -67,7 +61,7 @@ fn load(request: &LoadRequest) -> GgufModel {
 fn exact() -> GgufModel {
     let mut request = request("F32");
     for option in ["cache_type_k", "cache_type_v"] {
-        request.options.insert(option.into(), OptionValue::Text("f32".into()));
+        request.options.set(option, OptionValue::Text("f32".into()));
     }
     load(&LoadRequest { parallel_slots: 2, ..request })
 }
@@ -165,7 +159,7 @@ fn a_user_cannot_type_control_tokens() {
 #[test]
 fn cancelling_ends_the_prompt_and_the_next_request_is_right() {
     let mut load_request = request("F32");
-    load_request.options.insert("batch_size".into(), OptionValue::Int(4));
+    load_request.options.set("batch_size", OptionValue::Int(4));
     let model = load(&load_request);
     let request = GenerateRequest { session: Some(1), ..chat(QUESTION) };
     let (expected, _) = ask(&model, &GenerateRequest { session: None, ..request.clone() }).expect("it answers");

@@ -1,9 +1,9 @@
 //! The engine of one model: its context, the slots of its KV cache, and the decoding of batches, cancellable within one.
 
 use super::handle::{ContextHandle, ModelHandle};
-use super::slots::Slots;
 use super::{log, memory, options::Settings};
 use llama_cpp_sys_2 as sys;
+use pajamas_plugin_api::Slots;
 use pajamas_plugin_api::{CancelToken, Error, ErrorKind, LogLevel, Result};
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};

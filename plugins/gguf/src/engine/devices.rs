@@ -18,10 +18,5 @@ pub fn cpu_device() -> Option<Device> {
     unsafe { sys::ggml_backend_dev_memory(device, &raw mut free, &raw mut total) };
     // SAFETY: a device's description is a C string that lives as long as the device.
     let name = unsafe { CStr::from_ptr(sys::ggml_backend_dev_description(device)) };
-    Some(Device {
-        name: name.to_string_lossy().trim().to_owned(),
-        class: DeviceClass::Cpu,
-        memory_total_bytes: total as u64,
-        memory_free_bytes: free as u64,
-    })
+    Some(Device::new(name.to_string_lossy().trim(), DeviceClass::Cpu).with_memory(total as u64, free as u64))
 }

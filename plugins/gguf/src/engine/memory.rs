@@ -57,12 +57,12 @@ pub(crate) fn out_of_memory(kv_bytes: u64, context_length: u32, slots: u32) -> E
 /// What the model holds, from the sizes that llama.cpp logged while it made the context.
 pub(crate) fn usage(weights_bytes: u64, kv_forecast: u64, lines: &[(LogLevel, String)]) -> MemoryUsage {
     let kv = logged_bytes(lines, &[" KV buffer size = ", " RS buffer size = "]);
-    MemoryUsage {
-        weights_bytes,
-        kv_cache_bytes: if kv == 0 { kv_forecast } else { kv },
-        compute_bytes: logged_bytes(lines, &["compute buffer size = ", " output buffer size = "]),
-        device_total_bytes: device_memory_bytes(),
-    }
+    let mut usage = MemoryUsage::default();
+    usage.weights_bytes = weights_bytes;
+    usage.kv_cache_bytes = if kv == 0 { kv_forecast } else { kv };
+    usage.compute_bytes = logged_bytes(lines, &["compute buffer size = ", " output buffer size = "]);
+    usage.device_total_bytes = device_memory_bytes();
+    usage
 }
 
 /// The sum of the sizes in the lines that contain one of `labels`: `… KV buffer size =    12.00 MiB`.

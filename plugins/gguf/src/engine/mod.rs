@@ -6,7 +6,7 @@
 //! | `log` | llama.cpp's log on its way to the host and into errors |
 //! | `options` | load options, and the settings they come to |
 //! | `vocab`, `info`, `memory` | what a loaded model knows and takes |
-//! | `slots`, `queue` | who uses which part of the cache, and when |
+//! | `queue` | who uses the context, and when |
 //! | `context`, `generate` | decoding, and the loops around it |
 //! | `devices` | what ggml can compute on |
 //! | `model` | all of it as the plugin API's `Model` |
@@ -21,7 +21,6 @@ mod memory;
 mod model;
 mod options;
 mod queue;
-mod slots;
 pub(crate) mod vocab;
 
 pub use devices::cpu_device;

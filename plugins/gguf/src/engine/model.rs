@@ -73,9 +73,6 @@ impl Model for GgufModel {
 
     fn generate(&self, request: &GenerateRequest, sink: &mut TokenSink<'_>) -> Result<()> {
         let prompt = self.vocab.prompt_tokens(&request.prompt)?;
-        if prompt.is_empty() {
-            return Err(Error::invalid_request("the prompt has no tokens; there is nothing to continue"));
-        }
         let context_length = self.info.context_length as usize;
         if prompt.len() >= context_length {
             return Err(self.context_overflow(prompt.len(), "a prompt"));

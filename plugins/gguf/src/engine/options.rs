@@ -17,16 +17,25 @@ const FLASH_ATTENTION: [&str; 3] = ["auto", "on", "off"];
 
 /// The options that a llama.cpp backend takes; `gpu` adds those that a CPU has no use for.
 pub fn option_specs(gpu: bool) -> Vec<OptionSpec> {
-    let choice = |words: &[&str]| OptionKind::Choice(words.iter().map(|word| (*word).into()).collect());
     let tokens = OptionKind::Int { min: 1, max: 65_536 };
     let mut specs = vec![
         OptionSpec::new("mmap", OptionKind::Bool, "true", "Map the model's file into memory instead of reading it."),
         OptionSpec::new("mlock", OptionKind::Bool, "false", "Keep the model in RAM, so that it is never swapped out."),
-        OptionSpec::new("flash_attention", choice(&FLASH_ATTENTION), "auto", "Compute attention in fused blocks."),
-        OptionSpec::new("cache_type_k", choice(&CACHE_TYPES), "f16", "How keys are stored in the KV cache."),
+        OptionSpec::new(
+            "flash_attention",
+            OptionKind::choice(&FLASH_ATTENTION),
+            "auto",
+            "Compute attention in fused blocks.",
+        ),
+        OptionSpec::new(
+            "cache_type_k",
+            OptionKind::choice(&CACHE_TYPES),
+            "f16",
+            "How keys are stored in the KV cache.",
+        ),
         OptionSpec::new(
             "cache_type_v",
-            choice(&CACHE_TYPES),
+            OptionKind::choice(&CACHE_TYPES),
             "f16",
             "How values are stored in the KV cache; quantized ones need flash attention.",
         ),
@@ -74,7 +83,7 @@ impl Settings {
     /// `InvalidRequest` for a value out of range.
     pub(crate) fn new(request: &LoadRequest) -> Result<Self> {
         let threads = request.threads.unwrap_or_else(|| host().thread_budget().min(THREADS_MAX));
-        let flag = |name: &str, default: bool| request.bool(name).unwrap_or(default);
+        let flag = |name: &str, default: bool| request.options.bool(name).unwrap_or(default);
         Ok(Self {
             context_length: request
                 .context_length
@@ -88,17 +97,18 @@ impl Settings {
                 (false, true) => sys::LLAMA_LOAD_MODE_MLOCK,
                 (false, false) => sys::LLAMA_LOAD_MODE_NONE,
             },
-            flash_attention: match request.text("flash_attention").unwrap_or("auto") {
+            flash_attention: match request.options.text("flash_attention").unwrap_or("auto") {
                 "on" => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
                 "off" => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
                 "auto" => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
                 other => return Err(unknown_word("flash_attention", other, &FLASH_ATTENTION)),
             },
-            cache_type_k: cache_type("cache_type_k", request.text("cache_type_k"))?,
-            cache_type_v: cache_type("cache_type_v", request.text("cache_type_v"))?,
-            batch_size: within("batch_size", request.int("batch_size").unwrap_or(512), 1, 65_536)?,
-            ubatch_size: within("ubatch_size", request.int("ubatch_size").unwrap_or(512), 1, 65_536)?,
-            gpu_layers: i32::try_from(request.int("n_gpu_layers").unwrap_or(-1).clamp(-1, 100_000)).unwrap_or(-1),
+            cache_type_k: cache_type("cache_type_k", request.options.text("cache_type_k"))?,
+            cache_type_v: cache_type("cache_type_v", request.options.text("cache_type_v"))?,
+            batch_size: within("batch_size", request.options.int("batch_size").unwrap_or(512), 1, 65_536)?,
+            ubatch_size: within("ubatch_size", request.options.int("ubatch_size").unwrap_or(512), 1, 65_536)?,
+            gpu_layers: i32::try_from(request.options.int("n_gpu_layers").unwrap_or(-1).clamp(-1, 100_000))
+                .unwrap_or(-1),
         })
     }
 
@@ -163,7 +173,7 @@ mod tests {
         assert!(Settings::new(&LoadRequest { parallel_slots: 0, ..base.clone() }).is_err());
         assert!(Settings::new(&LoadRequest { context_length: Some(0), ..base.clone() }).is_err());
         let mut odd = base.clone();
-        odd.options.insert("cache_type_k".into(), OptionValue::Text("q5".into()));
+        odd.options.set("cache_type_k", OptionValue::Text("q5".into()));
         assert!(Settings::new(&odd).is_err());
         let long = LoadRequest { context_length: Some(1 << 30), parallel_slots: 2, ..base };
         assert!(Settings::new(&long).and_then(|settings| settings.context_length(0)).is_err());

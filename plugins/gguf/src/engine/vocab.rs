@@ -2,7 +2,7 @@
 
 use super::handle::ModelHandle;
 use llama_cpp_sys_2 as sys;
-use pajamas_plugin_api::{Error, Prompt, Result, SpecialToken, TextSegment};
+use pajamas_plugin_api::{Error, Prompt, Result, SpecialToken, check_ids};
 use std::ffi::CStr;
 use std::sync::Arc;
 
@@ -55,13 +55,7 @@ impl Vocab {
     /// # Errors
     /// `InvalidRequest`.
     pub(crate) fn check(&self, tokens: &[u32]) -> Result<()> {
-        match tokens.iter().find(|id| **id >= self.count) {
-            None => Ok(()),
-            Some(id) => Err(Error::invalid_request(format!(
-                "token {id} is not in the vocabulary, whose ids end at {}",
-                self.count - 1
-            ))),
-        }
+        check_ids(tokens, self.count)
     }
 
     /// The beginning-of-sequence token, if there is one.
@@ -160,26 +154,9 @@ impl Vocab {
     /// `InvalidRequest` for ids outside the vocabulary and texts of more than 2 GiB; `Unsupported` for another kind of
     /// prompt.
     pub(crate) fn prompt_tokens(&self, prompt: &Prompt) -> Result<Vec<u32>> {
-        match prompt {
-            Prompt::Tokens(tokens) => {
-                self.check(tokens)?;
-                Ok(tokens.clone())
-            }
-            Prompt::Text { add_special, segments } => {
-                let mut tokens = Vec::new();
-                for (text, parse_special) in join(segments, &self.control_texts) {
-                    // What is added after a text (EOS, in some models) has no place in a prompt, so only BOS is added.
-                    tokens.extend(self.tokenize_raw(&text, false, parse_special)?);
-                }
-                if let (true, Some(bos)) = (*add_special, self.bos_to_add)
-                    && tokens.first() != Some(&bos)
-                {
-                    tokens.insert(0, bos);
-                }
-                Ok(tokens)
-            }
-            _ => Err(Error::unsupported("llama.cpp takes prompts of text and of token ids only")),
-        }
+        // What is added after a text (EOS, in some models) has no place in a prompt, so only BOS is added.
+        let tokenize = &mut |text: &str, parse_special| self.tokenize_raw(text, false, parse_special);
+        prompt.tokens(self.count(), self.bos_to_add, &self.control_texts, tokenize)
     }
 
     fn tokenize_raw(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
@@ -210,81 +187,5 @@ impl Vocab {
             tokens.resize(written.unsigned_abs() as usize, 0);
         }
         Err(Error::other("llama.cpp's tokenizer asked for more room twice"))
-    }
-}
-
-/// The segments to tokenize one by one: as few as do the same, because a tokenizer merges characters across a boundary
-/// only inside one text. They all become one where no control token's text touches a segment that must not have any.
-fn join(segments: &[TextSegment], control_texts: &[String]) -> Vec<(String, bool)> {
-    let whole: String = segments.iter().map(|segment| segment.text.as_str()).collect();
-    let mut start = 0;
-    let mut guarded = Vec::new();
-    for segment in segments {
-        let range = start..start + segment.text.len();
-        start = range.end;
-        if !segment.parse_special && !range.is_empty() {
-            guarded.push(range);
-        }
-    }
-    let touches = |text: &String| {
-        guarded.iter().any(|range| {
-            // Overlapping finds matter too: `match_indices` would miss one that begins inside another.
-            let mut from = range.start.saturating_sub(text.len() - 1);
-            while !whole.is_char_boundary(from) {
-                from -= 1;
-            }
-            let mut to = (range.end + text.len() - 1).min(whole.len());
-            while !whole.is_char_boundary(to) {
-                to += 1;
-            }
-            whole[from..to].contains(text.as_str())
-        })
-    };
-    if segments.iter().any(|segment| segment.parse_special) && !control_texts.iter().any(touches) {
-        return vec![(whole, true)];
-    }
-    let mut joined: Vec<(String, bool)> = Vec::new();
-    for segment in segments {
-        match joined.last_mut() {
-            Some((text, parse_special)) if *parse_special == segment.parse_special => text.push_str(&segment.text),
-            _ => joined.push((segment.text.clone(), segment.parse_special)),
-        }
-    }
-    joined
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(segments: &[(&str, bool)], expected: &[(&str, bool)]) {
-        let segments: Vec<_> = segments
-            .iter()
-            .map(|(text, parse_special)| TextSegment { text: (*text).into(), parse_special: *parse_special })
-            .collect();
-        let found = join(&segments, &["<|end|>".to_owned(), "<s>".to_owned()]);
-        let found: Vec<_> = found.iter().map(|(text, parse_special)| (text.as_str(), *parse_special)).collect();
-        assert_eq!(found, expected);
-    }
-
-    #[test]
-    fn harmless_segments_become_one() {
-        check(&[("<s>user: ", true), ("häm", false), ("<|end|>", true)], &[("<s>user: häm<|end|>", true)]);
-        check(&[("a", false), ("b", false)], &[("ab", false)]);
-        check(&[], &[]);
-    }
-
-    #[test]
-    fn control_text_in_a_guarded_segment_keeps_it_apart() {
-        let segments = [("<s>", true), ("x<|end|>", false), ("<|end|>", true)];
-        check(&segments, &segments);
-    }
-
-    #[test]
-    fn control_text_that_would_arise_across_a_boundary_keeps_them_apart() {
-        let segments = [("<|en", true), ("d|>", false)];
-        check(&segments, &segments);
-        let segments = [("é<|end", true), ("|>", false), ("é", true)];
-        check(&segments, &segments);
     }
 }

@@ -73,15 +73,15 @@ fn from_folder(
     let tokenizer_checks = check_tokenizer(&source, &job.output, progress, cancel)?;
     let mut notes = converted.notes;
     notes.extend(more_notes);
-    Ok(QuantizeReport {
-        architecture: converted.architecture,
-        source_precision: converted.source_precision,
-        source_bytes: converted.source_bytes,
-        output_bytes,
-        tensor_count,
-        tokenizer_checks,
-        notes,
-    })
+    let mut report = QuantizeReport::default();
+    report.architecture = converted.architecture;
+    report.source_precision = converted.source_precision;
+    report.source_bytes = converted.source_bytes;
+    report.output_bytes = output_bytes;
+    report.tensor_count = tensor_count;
+    report.tokenizer_checks = tokenizer_checks;
+    report.notes = notes;
+    Ok(report)
 }
 
 fn from_gguf(
@@ -96,20 +96,23 @@ fn from_gguf(
     refuse_leaving_output(job, source.tensors().iter().any(|tensor| tensor.name == "output.weight"))?;
     let notes = run(job, recipe, &job.source, &job.provenance, progress, cancel)?;
     let (output_bytes, tensor_count) = check_output(&job.output)?;
-    Ok(QuantizeReport {
-        architecture: source.architecture().into(),
-        source_precision: precision(&source),
-        source_bytes: source.tensors().iter().map(|tensor| tensor.size_bytes).sum(),
-        output_bytes,
-        tensor_count,
-        tokenizer_checks: 0,
-        notes,
-    })
+    let mut report = QuantizeReport::default();
+    report.architecture = source.architecture().into();
+    report.source_precision = precision(&source);
+    report.source_bytes = source.tensors().iter().map(|tensor| tensor.size_bytes).sum();
+    report.output_bytes = output_bytes;
+    report.tensor_count = tensor_count;
+    report.notes = notes;
+    Ok(report)
+}
+
+fn leaves_output(job: &QuantizeJob) -> bool {
+    job.options.bool(recipes::LEAVE_OUTPUT_TENSOR).unwrap_or(false)
 }
 
 /// An option that would change nothing is an error, before anything is written.
 fn refuse_leaving_output(job: &QuantizeJob, has_effect: bool) -> Result<()> {
-    if !job.leave_output_tensor || has_effect {
+    if !leaves_output(job) || has_effect {
         return Ok(());
     }
     Err(Error::unsupported(format!(
@@ -134,7 +137,7 @@ fn run(
         output: &job.output,
         file_type: recipe.file_type,
         threads,
-        leave_output_tensor: job.leave_output_tensor,
+        leave_output_tensor: leaves_output(job),
         metadata,
     };
     run.execute(progress, cancel)

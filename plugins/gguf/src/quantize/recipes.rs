@@ -1,7 +1,7 @@
 //! The table of what can be made: llama.cpp's file types that need no importance matrix.
 
 use llama_cpp_sys_2 as sys;
-use pajamas_plugin_api::{Error, Recipe, Result};
+use pajamas_plugin_api::{Error, OptionKind, OptionSpec, Recipe, Result};
 
 /// One file type of llama.cpp.
 #[derive(Debug, Clone, Copy)]
@@ -79,9 +79,23 @@ impl GgufRecipe {
     }
 }
 
+/// The one option that they take.
+pub(super) const LEAVE_OUTPUT_TENSOR: &str = "leave_output_tensor";
+
 /// All of them, as the plugin API's.
 pub(super) fn all() -> Vec<Recipe> {
-    RECIPES.iter().map(|r| Recipe::new(r.name, "gguf", r.bits_per_weight, r.description)).collect()
+    let leave = OptionSpec::new(
+        LEAVE_OUTPUT_TENSOR,
+        OptionKind::Bool,
+        "false",
+        "Keep the output tensor at the source's precision.",
+    );
+    let recipe = |r: &GgufRecipe| {
+        Recipe::new(r.name, "gguf", r.bits_per_weight, r.description)
+            .from_sources(&["huggingface", "gguf"])
+            .with_options(vec![leave.clone()])
+    };
+    RECIPES.iter().map(recipe).collect()
 }
 
 #[cfg(test)]

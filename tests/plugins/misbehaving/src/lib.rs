@@ -32,11 +32,10 @@ impl Backend for Misbehaving {
         }
         assert!(!mode("panic"), "no wool");
         if mode("unavailable") {
-            return Availability::Unavailable { reason: "no sheep".into(), remedy: "buy a sheep".into() };
+            return Availability::no("no sheep", "buy a sheep");
         }
-        let device =
-            Device { name: "loom".into(), class: DeviceClass::Npu, memory_total_bytes: 0, memory_free_bytes: 0 };
-        Availability::Available { devices: vec![device] }
+        let device = Device::new("loom", DeviceClass::Npu);
+        Availability::on([device])
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -59,9 +58,9 @@ impl Model for Loom {
     fn generate(&self, _: &GenerateRequest, sink: &mut TokenSink<'_>) -> Result<()> {
         sink.prompt_started(1, 0);
         assert!(!mode("panic-generate"), "no thread");
-        let _ = sink.token(Token { id: 0, bytes: "baa 😀".as_bytes()[..6].into(), ..Token::default() });
+        let _ = sink.token(Token::new(0, &"baa 😀".as_bytes()[..6]));
         assert!(!mode("panic-midway"), "the thread broke");
-        let _ = sink.token(Token { id: 1, bytes: "😀".as_bytes()[2..].into(), ..Token::default() });
+        let _ = sink.token(Token::new(1, &"😀".as_bytes()[2..]));
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
-//! Which session sits in which slot of the KV cache, and which tokens each slot holds.
+//! Which session sits in which slot of a KV cache, and which tokens each slot holds.
 
 /// A slot: one sequence of the KV cache.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Slot {
     session: Option<u64>,
     /// The tokens whose keys and values are in the cache, in order.
@@ -10,20 +10,21 @@ struct Slot {
 }
 
 /// All slots of a context. Plain bookkeeping: who changes the cache says so here, and the other way round.
-pub(crate) struct Slots {
+#[derive(Debug)]
+pub struct Slots {
     slots: Vec<Slot>,
     clock: u64,
 }
 
 impl Slots {
     /// `count` empty slots, at least one.
-    pub(crate) fn new(count: usize) -> Self {
+    pub fn new(count: usize) -> Self {
         Self { slots: (0..count.max(1)).map(|_| Slot::default()).collect(), clock: 0 }
     }
 
     /// The slot for `session` and whether it may keep its tokens: its own one, else the one without a session, else the
     /// one least recently used. A request without a session keeps nothing.
-    pub(crate) fn assign(&mut self, session: Option<u64>) -> (usize, bool) {
+    pub fn assign(&mut self, session: Option<u64>) -> (usize, bool) {
         self.clock += 1;
         let own = session.and_then(|id| self.slots.iter().position(|slot| slot.session == Some(id)));
         let index = own.unwrap_or_else(|| {
@@ -37,28 +38,28 @@ impl Slots {
     }
 
     /// The tokens that slot `index` holds.
-    pub(crate) fn tokens(&self, index: usize) -> &[u32] {
+    pub fn tokens(&self, index: usize) -> &[u32] {
         &self.slots[index].tokens
     }
 
     /// How many of `prompt`'s tokens need no processing in slot `index`. The last one always does: its logits are wanted.
-    pub(crate) fn common_prefix(&self, index: usize, prompt: &[u32]) -> usize {
+    pub fn common_prefix(&self, index: usize, prompt: &[u32]) -> usize {
         let common = self.slots[index].tokens.iter().zip(prompt).take_while(|(held, wanted)| held == wanted).count();
         common.min(prompt.len().saturating_sub(1))
     }
 
     /// Slot `index` now holds these tokens too.
-    pub(crate) fn extend(&mut self, index: usize, tokens: &[u32]) {
+    pub fn extend(&mut self, index: usize, tokens: &[u32]) {
         self.slots[index].tokens.extend_from_slice(tokens);
     }
 
     /// Slot `index` now holds its first `length` tokens only.
-    pub(crate) fn truncate(&mut self, index: usize, length: usize) {
+    pub fn truncate(&mut self, index: usize, length: usize) {
         self.slots[index].tokens.truncate(length);
     }
 
     /// No slot holds anything.
-    pub(crate) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         for slot in &mut self.slots {
             *slot = Slot { last_used: slot.last_used, ..Slot::default() };
         }
