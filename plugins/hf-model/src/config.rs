@@ -1,5 +1,6 @@
 //! One view of `config.json`, whichever version of transformers wrote it.
 
+use crate::json::read_json_if_present;
 use pajamas_plugin_api::{Error, Result};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -10,14 +11,41 @@ struct Defaults {
     context_length: u64,
     /// Whether the class fills in `head_dim` itself.
     always_has_head_dim: bool,
+    /// The width of a head that a configuration does not name; none divides the hidden size among the heads.
+    head_dim: Option<u64>,
     /// The KV heads of a configuration that does not name any; none takes the attention heads.
     key_value_heads: Option<u64>,
 }
 
-const DEFAULTS: [Defaults; 3] = [
-    Defaults { model_type: "llama", context_length: 2048, always_has_head_dim: true, key_value_heads: None },
-    Defaults { model_type: "mistral", context_length: 131_072, always_has_head_dim: true, key_value_heads: Some(8) },
-    Defaults { model_type: "qwen2", context_length: 32_768, always_has_head_dim: false, key_value_heads: Some(32) },
+const DEFAULTS: [Defaults; 4] = [
+    Defaults {
+        model_type: "llama",
+        context_length: 2048,
+        always_has_head_dim: true,
+        head_dim: None,
+        key_value_heads: None,
+    },
+    Defaults {
+        model_type: "mistral",
+        context_length: 131_072,
+        always_has_head_dim: true,
+        head_dim: None,
+        key_value_heads: Some(8),
+    },
+    Defaults {
+        model_type: "qwen2",
+        context_length: 32_768,
+        always_has_head_dim: false,
+        head_dim: None,
+        key_value_heads: Some(32),
+    },
+    Defaults {
+        model_type: "qwen3",
+        context_length: 32_768,
+        always_has_head_dim: true,
+        head_dim: Some(128),
+        key_value_heads: Some(32),
+    },
 ];
 
 /// The base of the rotary embedding where none is given.
@@ -82,6 +110,19 @@ pub enum RopeScaling {
 }
 
 impl Config {
+    /// Reads `config.json` in the model folder `dir`.
+    ///
+    /// # Errors
+    /// `InvalidModel` where it is missing, too large or no JSON object.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let path = dir.join("config.json");
+        let Some(raw) = read_json_if_present(&path)? else {
+            return Err(Error::invalid_model(format!("`{}` has no config.json", dir.display()))
+                .with_hint("a Hugging Face model folder holds config.json, tokenizer.json and *.safetensors"));
+        };
+        Self::new(raw, &path)
+    }
+
     /// Takes the parsed file; `path` is for error messages.
     pub fn new(raw: Value, path: &Path) -> Result<Self> {
         if !raw.is_object() {
@@ -154,7 +195,10 @@ impl Config {
     pub fn head_dim(&self) -> Result<u64> {
         match self.number("head_dim")? {
             Some(size) => Ok(size),
-            None => Ok(self.hidden_size()? / self.attention_heads()?),
+            None => match self.defaults().and_then(|defaults| defaults.head_dim) {
+                Some(size) => Ok(size),
+                None => Ok(self.hidden_size()? / self.attention_heads()?),
+            },
         }
     }
 
@@ -300,6 +344,8 @@ mod tests {
         assert_eq!(llama.rope().unwrap().theta, 10_000.0);
         assert_eq!(llama.rms_norm_epsilon(), 1e-6);
         assert!(!config(json!({"model_type": "qwen2"})).has_head_dim());
+        let qwen3 = config(json!({"model_type": "qwen3", "hidden_size": 1024, "num_attention_heads": 16}));
+        assert_eq!((qwen3.head_dim().unwrap(), qwen3.has_head_dim()), (128, true));
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub struct HfModel {
     dir: PathBuf,
     config: Config,
     generation_config: Option<Value>,
+    metadata: BTreeMap<String, String>,
     tensors: Vec<Tensor>,
     by_name: BTreeMap<String, usize>,
 }
@@ -33,24 +34,37 @@ impl HfModel {
     /// `InvalidModel` where files are missing, damaged or cut short (each named); `Unsupported` for checkpoints
     /// that hold pickles or weights that are quantized already.
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self> {
-        let dir = dir.into();
+        Self::open_checked(dir.into(), refuse_quantized)
+    }
+
+    /// The same for folders whose weights may be quantized, for those who know how to read them.
+    ///
+    /// # Errors
+    ///
+    /// As [`HfModel::open`], but for the refusal of quantized weights.
+    pub fn open_any(dir: impl Into<PathBuf>) -> Result<Self> {
+        Self::open_checked(dir.into(), |_, _| Ok(()))
+    }
+
+    fn open_checked(dir: PathBuf, check: fn(&Config, &Path) -> Result<()>) -> Result<Self> {
         if !dir.is_dir() {
             let what = if dir.exists() { "is not a folder" } else { "does not exist" };
             return Err(Error::invalid_model(format!("model folder `{}` {what}", dir.display()))
                 .with_hint("give a folder that holds config.json and *.safetensors files"));
         }
-        let config_path = dir.join("config.json");
-        let Some(config) = read_json_if_present(&config_path)? else {
-            return Err(Error::invalid_model(format!("`{}` has no config.json", dir.display()))
-                .with_hint("a Hugging Face model folder holds config.json, tokenizer.json and *.safetensors"));
-        };
-        let config = Config::new(config, &config_path)?;
-        refuse_quantized(&config, &config_path)?;
+        let config = Config::read(&dir)?;
+        check(&config, &dir)?;
         let generation_config = read_json_if_present(&dir.join("generation_config.json"))?;
 
         let mut tensors = Vec::new();
+        let mut metadata = BTreeMap::new();
         for shard in shard_files(&dir)? {
-            tensors.extend(open_shard(&shard)?);
+            let shard = open_shard(&shard)?;
+            tensors.extend(shard.tensors);
+            // The shards of a model say the same; where they do not, the first one counts.
+            for (key, value) in shard.metadata {
+                metadata.entry(key).or_insert(value);
+            }
         }
         let mut by_name = BTreeMap::new();
         for (index, tensor) in tensors.iter().enumerate() {
@@ -64,7 +78,7 @@ impl HfModel {
                 )));
             }
         }
-        let model = Self { dir, config, generation_config, tensors, by_name };
+        let model = Self { dir, config, generation_config, metadata, tensors, by_name };
         model.check_index()?;
         Ok(model)
     }
@@ -82,6 +96,11 @@ impl HfModel {
     /// `generation_config.json`, if there is one.
     pub fn generation_config(&self) -> Option<&Value> {
         self.generation_config.as_ref()
+    }
+
+    /// What the safetensors files say of themselves under `key`: `format` is `pt` or `mlx`.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.get(key).map(String::as_str)
     }
 
     /// Every token id that `generation_config.json` or else `config.json` names as ending a text.
@@ -252,17 +271,29 @@ fn explain_no_weights(dir: &Path) -> Error {
 }
 
 /// Weights that are quantized already are refused: to quantize them again would lose quality unseen.
-fn refuse_quantized(config: &Config, path: &Path) -> Result<()> {
-    let Some(quantization) = config.raw().get("quantization_config").filter(|value| !value.is_null()) else {
-        return Ok(());
+fn refuse_quantized(config: &Config, dir: &Path) -> Result<()> {
+    let present = |key: &str| config.raw().get(key).filter(|value| !value.is_null());
+    let (path, method) = if let Some(quantization) = present("quantization") {
+        let bits = quantization.get("bits").and_then(Value::as_u64);
+        (config.path().to_owned(), bits.map_or("MLX".to_owned(), |bits| format!("MLX, {bits} bits")))
+    } else if let Some(quantization) = present("quantization_config") {
+        let method = ["quant_method", "quant_algo"]
+            .iter()
+            .find_map(|key| quantization.get(key).and_then(Value::as_str))
+            .unwrap_or("an unnamed method");
+        (config.path().to_owned(), method.to_owned())
+    } else {
+        // ModelOpt describes its quantization beside config.json.
+        let path = dir.join("hf_quant_config.json");
+        if !path.exists() {
+            return Ok(());
+        }
+        (path, "ModelOpt".to_owned())
     };
-    let method = ["quant_method", "quant_algo"]
-        .iter()
-        .find_map(|key| quantization.get(key).and_then(Value::as_str))
-        .unwrap_or("an unnamed method");
     Err(Error::unsupported(format!(
-        "`{}` says that the weights are quantized already ({method}); only F32, F16 and BF16 weights can be converted",
-        path.display()
+        "`{}` says that the weights are quantized already ({}); only F32, F16 and BF16 weights can be converted",
+        path.display(),
+        method.escape_debug()
     ))
     .with_hint("use the original, unquantized model"))
 }

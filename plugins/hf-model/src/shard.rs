@@ -3,6 +3,7 @@
 use crate::tensor::{Dtype, Tensor, TensorFile};
 use pajamas_plugin_api::{Error, Result};
 use safetensors::tensor::Metadata;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -13,8 +14,16 @@ const HEADER_BYTES_MAX: u64 = 100_000_000;
 /// The header's own length comes first, in eight bytes.
 const LENGTH_BYTES: u64 = 8;
 
-/// The tensors of the file `path`, sorted by name as text.
-pub(crate) fn open_shard(path: &Path) -> Result<Vec<Tensor>> {
+/// A safetensors file that was opened and checked.
+pub(crate) struct Shard {
+    /// Sorted by name as text.
+    pub(crate) tensors: Vec<Tensor>,
+    /// `__metadata__`.
+    pub(crate) metadata: HashMap<String, String>,
+}
+
+/// Opens the file `path`.
+pub(crate) fn open_shard(path: &Path) -> Result<Shard> {
     let mut file = File::open(path).map_err(|error| Error::io("opening", path, &error))?;
     let info = file.metadata().map_err(|error| Error::io("reading", path, &error))?;
     if !info.is_file() {
@@ -51,7 +60,7 @@ pub(crate) fn open_shard(path: &Path) -> Result<Vec<Tensor>> {
         })
         .collect();
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(tensors)
+    Ok(Shard { tensors, metadata: metadata.metadata().clone().unwrap_or_default() })
 }
 
 /// Parses the header; the crate's parser checks that tensors are adjacent and as long as their shapes say.

@@ -111,6 +111,27 @@ fn pickles_and_quantized_weights_are_refused() {
 }
 
 #[test]
+fn mlx_weights_are_refused_unless_they_are_asked_for() {
+    let mut weights =
+        br#"{"__metadata__":{"format":"mlx"},"a":{"dtype":"U32","shape":[1],"data_offsets":[0,4]}}"#.to_vec();
+    let length = (weights.len() as u64).to_le_bytes();
+    weights.splice(0..0, length);
+    weights.extend([1, 2, 3, 4]);
+    let config = br#"{"quantization":{"group_size":64,"bits":4}}"#;
+    let files: [(&str, &[u8]); 2] = [("config.json", config), ("model.safetensors", &weights)];
+    let error = refusal(&files);
+    assert_eq!(error.kind, ErrorKind::Unsupported);
+    assert!(error.message.contains("quantized already (MLX, 4 bits)"), "{error}");
+    let model = HfModel::open_any(folder(&files).path()).unwrap();
+    assert_eq!((model.metadata("format"), model.metadata("other")), (Some("mlx"), None));
+    assert!(matches!(model.tensor("a").unwrap().dtype(), Dtype::Other(_)));
+
+    let plain = safetensors(&["a"]);
+    let error = refusal(&[CONFIG, ("model.safetensors", &plain), ("hf_quant_config.json", b"{}")]);
+    assert!(error.message.contains("hf_quant_config.json") && error.message.contains("ModelOpt"), "{error}");
+}
+
+#[test]
 fn an_index_that_lies_is_refused() {
     let with_index = |index: &[u8]| {
         refusal(&[CONFIG, ("model.safetensors.index.json", index), ("1.safetensors", &safetensors(&["a", "b"]))])
