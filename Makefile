@@ -6,13 +6,20 @@ EXTENSION := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
 CARGO ?= cargo
 PREFIX ?= $(HOME)/.pajamas
 
+# The MLX backend is tested where MLX can be had.
+ifneq ($(MLX),0)
+ifneq ($(filter Linux-x86_64 Linux-aarch64 Darwin-arm64,$(shell uname -sm | tr ' ' -)),)
+TEST_MLX := tools/build-plugin-mlx cargo test --release -- --test-threads=1
+endif
+endif
+
 # One compiler cache for every build of llama.cpp, where there is one.
 ifneq ($(shell command -v ccache),)
 export CMAKE_C_COMPILER_LAUNCHER := ccache
 export CMAKE_CXX_COMPILER_LAUNCHER := ccache
 endif
 
-.PHONY: help deps build host plugins plugin-gguf-cpu demo test quality lint bench golden install clean
+.PHONY: help deps build host plugins plugin-gguf-cpu plugin-mlx-quantize plugin-mlx demo test quality lint bench golden install clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -25,17 +32,25 @@ build: host plugins ## build the programs and the plugins
 host: deps ## build pajamas and pajamas-worker
 	$(CARGO) build --release --locked -p pajamas
 
-plugins: plugin-gguf-cpu ## build every plugin that this machine can build
+plugins: plugin-gguf-cpu plugin-mlx-quantize ## build the plugins that need nothing from elsewhere
 
 plugin-gguf-cpu: deps ## build the CPU backend
 	$(CARGO) build --release --locked -p pajamas-gguf-cpu
 
+plugin-mlx-quantize: ## build the quantizer for MLX models, which needs no MLX
+	$(CARGO) build --release --locked -p pajamas-mlx-quantize
+
+plugin-mlx: deps ## build the MLX backend (Apple silicon; on Linux for the CPU, or NVIDIA GPUs with MLX_CUDA=1)
+	@tools/install-deps mlx
+	@tools/build-plugin-mlx
+
 demo: build ## quantize the bundled model and let it answer
 	@tools/demo "$(RELEASE)" "$(EXTENSION)"
 
-test: build ## build everything and run every test
+test: build $(if $(TEST_MLX),plugin-mlx) ## build everything and run every test (MLX=0 leaves the MLX backend out)
 	$(CARGO) build --release --locked --workspace --all-targets
 	$(CARGO) build --release --locked --manifest-path plugin-template/Cargo.toml --target-dir "$(TARGET_DIR)"
+	$(TEST_MLX)
 	$(CARGO) test --release --locked --workspace -- --test-threads=1
 
 quality: build ## print the perplexity of each method beside transformers'
@@ -43,6 +58,7 @@ quality: build ## print the perplexity of each method beside transformers'
 
 lint: deps ## formatting, clippy, documentation
 	$(CARGO) fmt --all --check
+	$(CARGO) fmt --check --manifest-path plugins/mlx/Cargo.toml
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps
 
@@ -56,7 +72,9 @@ golden: ## recompute the golden files with transformers (needs Python packages, 
 install: build ## install the programs into $PREFIX/bin and the plugins into $PREFIX/plugins (default: ~/.pajamas)
 	install -d "$(PREFIX)/bin" "$(PREFIX)/plugins"
 	install -m 755 "$(RELEASE)/pajamas" "$(RELEASE)/pajamas-worker" "$(PREFIX)/bin"
-	install -m 755 "$(RELEASE)/libgguf_cpu.$(EXTENSION)" "$(PREFIX)/plugins"
+	install -m 755 "$(RELEASE)/libgguf_cpu.$(EXTENSION)" "$(RELEASE)/libmlx_quantize.$(EXTENSION)" "$(PREFIX)/plugins"
+	@if [ -d "$(RELEASE)/plugins/mlx" ]; then \
+		rm -rf "$(PREFIX)/plugins/mlx" && cp -R "$(RELEASE)/plugins/mlx" "$(PREFIX)/plugins"; fi
 	@echo 'installed; add "$(PREFIX)/bin" to your PATH'
 
 clean: ## remove what was built

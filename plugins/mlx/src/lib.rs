@@ -1,0 +1,59 @@
+//! `mlx`: MLX as a plugin, on Apple silicon's GPU, on NVIDIA GPUs, and on CPUs.
+//!
+//! - `devices`: what this build of MLX can work on here
+//! - `options`: load options, and the settings that they come to
+//! - `model`, `load`, `vocabulary`: a folder, loaded; its tensors; its tokenizer
+//! - `engine`: running it
+
+mod devices;
+mod engine;
+mod load;
+mod model;
+mod options;
+mod vocabulary;
+
+use devices::Hardware;
+use pajamas_mlx_folder::MlxQuantizer;
+use pajamas_plugin_api::{
+    Availability, Backend, CancelToken, Capabilities, LoadRequest, Model, Progress, Quantizer, Result, export_plugin,
+};
+
+struct Mlx;
+
+impl Backend for Mlx {
+    fn is_available(&self) -> Availability {
+        devices::availability()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        const PRECISIONS: [&str; 9] = ["f32", "f16", "bf16", "8bit", "6bit", "5bit", "4bit", "3bit", "2bit"];
+        let hardware = devices::hardware();
+        let mut capabilities = Capabilities::new(hardware.name(), &["mlx"]);
+        capabilities.precisions = PRECISIONS.map(String::from).into();
+        capabilities.logits = true;
+        capabilities.logprobs = true;
+        capabilities.sessions = true;
+        capabilities.options = options::specs();
+        // On Apple silicon it is the quickest there is. On a CPU MLX computes most things on one core.
+        capabilities.score = match hardware {
+            Hardware::Metal => 10,
+            Hardware::Cuda => 0,
+            Hardware::Cpu => -10,
+        };
+        capabilities
+    }
+
+    fn load_model(&self, request: &LoadRequest, progress: &Progress, cancel: &CancelToken) -> Result<Box<dyn Model>> {
+        Ok(Box::new(model::MlxModel::load(request, progress, cancel)?))
+    }
+
+    fn quantizer(&self) -> Option<&dyn Quantizer> {
+        Some(&MlxQuantizer)
+    }
+}
+
+export_plugin! {
+    name: "mlx",
+    formats: "mlx",
+    backend: || Box::new(Mlx),
+}

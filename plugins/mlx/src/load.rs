@@ -1,0 +1,105 @@
+//! A model folder's tensors as MLX arrays: read by our own reader, checked, and copied in, one at a time.
+
+use crate::engine::weights::{Affine, Weights};
+use mlx_rs::{Array, Dtype};
+use pajamas_hf_model::Tensor;
+use pajamas_mlx_folder::{LayerQuantization, MlxFolder, Mode};
+use pajamas_plugin_api::{CancelToken, Error, Progress, Result};
+use std::collections::HashMap;
+
+/// Reads every tensor of `folder` that its layers use, and how the quantized ones are quantized.
+pub(crate) fn weights(
+    folder: &MlxFolder,
+    tied: bool,
+    compute: Option<Dtype>,
+    progress: &Progress,
+    cancel: &CancelToken,
+) -> Result<Weights> {
+    let model = folder.model();
+    let mut tensors = HashMap::new();
+    let total: u64 = model.size_bytes().max(1);
+    let mut done = 0;
+    for tensor in model.tensors() {
+        cancel.check()?;
+        progress.report("loading", done as f32 / total as f32, tensor.name());
+        done += tensor.size_bytes();
+        // Old checkpoints hold what is computed from the configuration, and some hold a tied output layer twice.
+        let needless =
+            tensor.name().ends_with("rotary_emb.inv_freq") || (tied && tensor.name().starts_with("lm_head."));
+        if !needless {
+            tensors.insert(tensor.name().to_owned(), array(tensor)?);
+        }
+    }
+    progress.report("loading", 1.0, "");
+    Ok(Weights::new(tensors, quantization(folder)?, compute, model.dir()))
+}
+
+fn array(tensor: &Tensor) -> Result<Array> {
+    let dtype = match tensor.dtype() {
+        pajamas_hf_model::Dtype::F32 => Dtype::Float32,
+        pajamas_hf_model::Dtype::F16 => Dtype::Float16,
+        pajamas_hf_model::Dtype::Bf16 => Dtype::Bfloat16,
+        pajamas_hf_model::Dtype::Other(safetensors::Dtype::U32) => Dtype::Uint32,
+        pajamas_hf_model::Dtype::Other(_) => {
+            return Err(Error::unsupported(format!(
+                "`{}`: tensor `{}` is of type {}; F32, F16, BF16 and MLX's packed U32 are read",
+                tensor.file().display(),
+                tensor.name().escape_debug(),
+                tensor.dtype().name()
+            )));
+        }
+    };
+    let too_large =
+        || Error::unsupported(format!("tensor `{}` is larger than MLX takes", tensor.name().escape_debug()));
+    let shape: Vec<i32> =
+        tensor.shape().iter().map(|size| i32::try_from(*size)).collect::<Result<_, _>>().map_err(|_| too_large())?;
+    let bytes = tensor.read(0..tensor.size_bytes())?;
+    if bytes.is_empty() {
+        return Err(Error::invalid_model(format!(
+            "`{}`: tensor `{}` is empty",
+            tensor.file().display(),
+            tensor.name().escape_debug()
+        )));
+    }
+    // SAFETY: `bytes` holds all elements of this shape and type, as the reader has checked; MLX copies them.
+    let array = unsafe { Array::from_raw_data(bytes.as_ptr().cast(), &shape, dtype) };
+    if array.as_ptr().ctx.is_null() {
+        return Err(Error::new(
+            pajamas_plugin_api::ErrorKind::OutOfMemory,
+            format!("MLX has no memory for tensor `{}` of {} bytes", tensor.name().escape_debug(), bytes.len()),
+        ));
+    }
+    Ok(array)
+}
+
+/// Which layers are quantized, and how, by config.json and by the scales that there are.
+fn quantization(folder: &MlxFolder) -> Result<HashMap<String, Affine>> {
+    let mut quantized = HashMap::new();
+    for layer in folder.model().tensors().iter().filter_map(|tensor| tensor.name().strip_suffix(".scales")) {
+        let Some(LayerQuantization { bits, group_size, mode }) = folder.layer_quantization(layer, None)? else {
+            continue;
+        };
+        if mode != Mode::Affine {
+            return Err(Error::unsupported(format!(
+                "`{}`: layer `{}` is quantized by `{}`; this backend runs MLX's affine quantization",
+                folder.model().dir().display(),
+                layer.escape_debug(),
+                mode.word().escape_debug()
+            )));
+        }
+        let affine = Affine { group_size: group_size.cast_signed(), bits: bits.cast_signed() };
+        quantized.insert(layer.to_owned(), affine);
+    }
+    Ok(quantized)
+}
+
+/// How the weights are stored, in words: `4bit in groups of 64`, or the type of the first matrix.
+pub(crate) fn describe(folder: &MlxFolder) -> String {
+    match folder.quantization().map(pajamas_mlx_folder::Quantization::model) {
+        Some(LayerQuantization { bits, group_size, .. }) => format!("{bits}bit in groups of {group_size}"),
+        None => {
+            let matrix = folder.model().tensors().iter().find(|tensor| tensor.shape().len() > 1);
+            matrix.map_or_else(String::new, |tensor| tensor.dtype().name())
+        }
+    }
+}

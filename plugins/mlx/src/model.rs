@@ -1,0 +1,115 @@
+//! An MLX folder, loaded, as the plugin API's `Model`.
+
+use crate::devices;
+use crate::engine::architecture::Architecture;
+use crate::engine::generate::Answer;
+use crate::engine::thread::Engine;
+use crate::load;
+use crate::options::Settings;
+use crate::vocabulary::Vocabulary;
+use pajamas_mlx_folder::MlxFolder;
+use pajamas_plugin_api::{
+    CancelToken, Error, ErrorKind, GenerateRequest, LoadRequest, MemoryUsage, Model, ModelInfo, Progress, Result,
+    TokenSink, check_ids,
+};
+use std::ops::ControlFlow;
+
+/// A loaded model. Its methods may be called from any thread; the engine serves one call at a time, in order.
+pub(crate) struct MlxModel {
+    info: ModelInfo,
+    vocabulary: Vocabulary,
+    engine: Engine,
+}
+
+impl MlxModel {
+    /// Loads the folder at `request.path`.
+    ///
+    /// # Errors
+    /// `InvalidModel` for a folder that is damaged or incomplete, or has a tensor too many; `Unsupported` for an
+    /// architecture or a quantization that is not known; `OutOfMemory`; `Cancelled`.
+    pub(crate) fn load(request: &LoadRequest, progress: &Progress, cancel: &CancelToken) -> Result<Self> {
+        cancel.check()?;
+        devices::start();
+        let folder = MlxFolder::open(&request.path)?;
+        let model = folder.model();
+        let architecture = Architecture::new(model.config())?;
+        let settings = Settings::new(request, architecture.context_length)?;
+        let vocabulary = Vocabulary::new(model, architecture.vocabulary_size.unsigned_abs())?;
+        let weights = load::weights(&folder, architecture.tied, settings.compute, progress, cancel)?;
+        let mut info = ModelInfo {
+            architecture: architecture.name.into(),
+            name: model.model_id(),
+            quantization: load::describe(&folder),
+            parameter_count: weights.parameter_count(),
+            size_bytes: weights.size_bytes(),
+            context_length: settings.context_length,
+            context_length_trained: architecture.context_length,
+            ..ModelInfo::default()
+        };
+        vocabulary.describe(&mut info);
+        let engine =
+            Engine::start(architecture, weights, settings.context_length, settings.slots, settings.prefill_step)?;
+        Ok(Self { info, vocabulary, engine })
+    }
+
+    fn context_overflow(&self, tokens: usize, what: &str) -> Error {
+        let context = self.info.context_length;
+        let message = format!("{what} of {tokens} tokens does not fit the context of {context} tokens");
+        Error::new(ErrorKind::ContextOverflow, message)
+            .with_hint(format!("--context-length {}", (tokens + 1).next_multiple_of(256)))
+    }
+}
+
+impl Model for MlxModel {
+    fn info(&self) -> ModelInfo {
+        self.info.clone()
+    }
+
+    fn generate(&self, request: &GenerateRequest, sink: &mut TokenSink<'_>) -> Result<()> {
+        let prompt = self.vocabulary.prompt(&request.prompt)?;
+        if prompt.len() >= self.info.context_length as usize {
+            return Err(self.context_overflow(prompt.len(), "a prompt"));
+        }
+        let answer = Answer {
+            prompt,
+            session: request.session,
+            sampling: request.sampling.clone(),
+            max_tokens: request.max_tokens,
+            top_logprobs: request.top_logprobs as usize,
+        };
+        self.engine.answer(answer, sink, |id| self.vocabulary.piece(id))
+    }
+
+    fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
+        self.vocabulary.tokenize(text, add_special, parse_special)
+    }
+
+    fn detokenize(&self, tokens: &[u32]) -> Result<Vec<u8>> {
+        self.vocabulary.detokenize(tokens)
+    }
+
+    fn logits(
+        &self,
+        tokens: &[u32],
+        first_row: usize,
+        rows: &mut dyn FnMut(usize, &[f32]) -> ControlFlow<()>,
+        cancel: &CancelToken,
+    ) -> Result<()> {
+        check_ids(tokens, self.vocabulary.size())?;
+        if tokens.len() > self.info.context_length as usize {
+            return Err(self.context_overflow(tokens.len(), "a text"));
+        }
+        if first_row >= tokens.len() {
+            return Ok(());
+        }
+        self.engine.rows(tokens, first_row, self.vocabulary.size() as usize, rows, cancel)
+    }
+
+    fn memory_usage(&self) -> MemoryUsage {
+        let mut usage = MemoryUsage::default();
+        usage.weights_bytes = self.info.size_bytes;
+        usage.kv_cache_bytes = self.engine.kv_cache_bytes();
+        usage.device_total_bytes = devices::memory_total_bytes();
+        usage
+    }
+}
