@@ -7,6 +7,7 @@
 
 use pajamas_plugin_api::abi::client::{LoadedModel, Plugin};
 use pajamas_plugin_api::{CancelToken, HostServices, LoadRequest, OptionValue};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -37,6 +38,14 @@ impl Home {
     pub fn install(&self, name: &str) {
         let file = library_name(name);
         std::fs::copy(built(&file), self.plugins().join(file)).expect("copying the plugin");
+    }
+
+    /// Copies the built bundle folder of the MLX backend into the plugin folder. False, and a line in the output that
+    /// says so, where it was not built: it is not part of the default build.
+    pub fn install_mlx(&self) -> bool {
+        let Some(bundle) = mlx_bundle() else { return false };
+        copy_tree(&bundle, &self.plugins().join("mlx"));
+        true
     }
 
     /// Its folder.
@@ -160,6 +169,33 @@ pub fn library_name(name: &str) -> String {
     format!("{}{name}{}", std::env::consts::DLL_PREFIX, std::env::consts::DLL_SUFFIX)
 }
 
+/// The built bundle folder of the MLX backend; none, and a line in the output that says so, where it was not built.
+pub fn mlx_bundle() -> Option<PathBuf> {
+    let bundle = build_dir().join("plugins/mlx");
+    if bundle.is_dir() {
+        return Some(bundle);
+    }
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    // Not captured, so that a run without MLX shows what it left out.
+    let _ = std::io::Write::write_fmt(
+        &mut std::io::stderr(),
+        format_args!("not run, because `make plugin-mlx` was not: {test}\n"),
+    );
+    None
+}
+
+fn copy_tree(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("the copy's folder");
+    for entry in std::fs::read_dir(from).expect("the folder").flatten() {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("copying a file");
+        }
+    }
+}
+
 /// The fixture folder `name`.
 pub fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
@@ -195,7 +231,7 @@ pub fn load_exact(plugin: &Plugin, model: &Path) -> LoadedModel {
     let mut request = LoadRequest::new(model);
     request.context_length = Some(512);
     for (name, value) in [("cache_type_k", "f32"), ("cache_type_v", "f32"), ("flash_attention", "off")] {
-        request.options.insert(name.into(), OptionValue::Text(value.into()));
+        request.options.set(name, OptionValue::Text(value.into()));
     }
     plugin.load_model(&request, &|_| (), &CancelToken::never()).expect("the model loads")
 }
@@ -204,6 +240,29 @@ pub fn load_exact(plugin: &Plugin, model: &Path) -> LoadedModel {
 pub fn argmax(row: &[f32]) -> u32 {
     let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
     u32::try_from(best.expect("a row of logits").0).expect("a token id")
+}
+
+/// Token ids in a golden file.
+pub fn ids(value: &serde_json::Value) -> Vec<u32> {
+    value.as_array().expect("ids").iter().map(|id| u32::try_from(id.as_u64().expect("an id")).expect("an id")).collect()
+}
+
+/// Perplexity of `tokens` in windows of `window`, each token but a window's first scored.
+pub fn perplexity(model: &LoadedModel, tokens: &[u32], window: usize) -> f64 {
+    let (mut sum, mut count) = (0.0, 0_u32);
+    for chunk in tokens.chunks_exact(window) {
+        let mut score = |position: usize, row: &[f32]| {
+            if let Some(next) = chunk.get(position + 1) {
+                let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let total: f64 = row.iter().map(|&logit| f64::from(logit - best).exp()).sum();
+                sum += total.ln() - f64::from(row[*next as usize] - best);
+                count += 1;
+            }
+            ControlFlow::Continue(())
+        };
+        model.logits(chunk, 0, &mut score, &CancelToken::never()).expect("logits");
+    }
+    (sum / f64::from(count)).exp()
 }
 
 /// Writes a Hugging Face folder with pajama-tiny's shapes and `layers` layers: large enough to interrupt.

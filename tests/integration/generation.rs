@@ -134,19 +134,3 @@ fn two_plugins_with_an_engine_each_live_in_one_process() {
         assert_eq!(answers.map(|answer| answer.join().unwrap()), [" Paris", " Paris"]);
     });
 }
-
-#[test]
-fn a_strangers_backend_that_honours_no_sampling_runs_with_its_own_option() {
-    let home = Home::with_gguf_cpu();
-    home.install("parrot");
-    let file = home.quantized("Q8_0");
-    let say = |set: &[&str]| {
-        let args = ["run", file.to_str().unwrap(), "-b", "parrot", "-p", "Polly wants a cracker"];
-        home.run(args.iter().chain(set))
-    };
-    assert_eq!(say(&[]).succeeded().stdout, "Polly wants a cracker\n");
-    assert_eq!(say(&["--set", "shout=true"]).succeeded().stdout, "POLLY WANTS A CRACKER\n");
-    assert_eq!(say(&["--max-tokens", "5"]).succeeded().stdout, "Polly\n");
-    let refused = say(&["--seed", "1"]);
-    assert!(refused.code == Some(1) && refused.stderr.contains("does not honour `seed`"), "{refused:?}");
-}

@@ -1,16 +1,11 @@
 //! Our files and our engine against transformers: tokens, greedy answers, teacher-forced choices.
 
 use pajamas_plugin_api::{CancelToken, GenerateRequest, Prompt, Sampling};
-use pajamas_tests::{Home, argmax, built_library, golden, load_exact, plugin};
-use serde_json::Value;
+use pajamas_tests::{Home, argmax, built_library, golden, ids, load_exact, plugin};
 use std::ops::ControlFlow;
 
 /// Where transformers' two best logits lie closer than this, F16 weights may turn the choice.
 const MARGIN: f64 = 0.05;
-
-fn ids(value: &Value) -> Vec<u32> {
-    value.as_array().unwrap().iter().map(|id| u32::try_from(id.as_u64().unwrap()).unwrap()).collect()
-}
 
 #[test]
 fn tokens_are_those_of_the_models_own_tokenizer() {

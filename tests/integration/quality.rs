@@ -1,27 +1,6 @@
 //! Perplexity on held-out text through `logits`: the F16 file against transformers, each method against F16.
 
-use pajamas_plugin_api::CancelToken;
-use pajamas_plugin_api::abi::client::LoadedModel;
-use pajamas_tests::{Home, built_library, golden, load_exact, pajama_tiny, plugin};
-use std::ops::ControlFlow;
-
-/// Perplexity of the first `total` tokens in windows of `window`, each token but a window's first scored.
-fn perplexity(model: &LoadedModel, tokens: &[u32], window: usize) -> f64 {
-    let (mut sum, mut count) = (0.0, 0_u32);
-    for chunk in tokens.chunks_exact(window) {
-        let mut score = |position: usize, row: &[f32]| {
-            if let Some(next) = chunk.get(position + 1) {
-                let best = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let total: f64 = row.iter().map(|&logit| f64::from(logit - best).exp()).sum();
-                sum += total.ln() - f64::from(row[*next as usize] - best);
-                count += 1;
-            }
-            ControlFlow::Continue(())
-        };
-        model.logits(chunk, 0, &mut score, &CancelToken::never()).unwrap();
-    }
-    (sum / f64::from(count)).exp()
-}
+use pajamas_tests::{Home, built_library, golden, load_exact, pajama_tiny, perplexity, plugin};
 
 #[test]
 fn f16_is_within_half_a_percent_of_transformers_and_every_method_within_five() {

@@ -71,3 +71,9 @@ mod tests {
         assert_eq!(clean("a\x1b[31mb\r"), "a\u{fffd}[31mb\u{fffd}");
     }
 }
+
+/// Splits NAME=VALUE; for clap.
+pub fn name_and_value(pair: &str) -> Result<(String, String), String> {
+    let (name, value) = pair.split_once('=').ok_or("it has no `=`; write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}

@@ -1,4 +1,6 @@
-//! `pajamas plugins list`: every plugin file found, with its rank, status and reason.
+//! `pajamas plugins`: `list` shows every plugin file found, with its rank, status and reason; `new` begins another.
+
+mod new;
 
 use super::output;
 use crate::config::Config;
@@ -11,6 +13,8 @@ use serde::Serialize;
 pub enum Command {
     /// List every plugin file found, the best backend first, with its status and reason.
     List,
+    /// Begin a new plugin: a folder with a complete backend in it, ready to be built and changed.
+    New(new::Args),
 }
 
 /// One row.
@@ -34,7 +38,13 @@ pub struct Row {
 
 /// Runs the command.
 pub fn execute(command: &Command, common: &super::Common, config: &Config) -> anyhow::Result<()> {
-    let Command::List = command;
+    match command {
+        Command::List => list(common, config),
+        Command::New(args) => new::execute(args, common, config),
+    }
+}
+
+fn list(common: &super::Common, config: &Config) -> anyhow::Result<()> {
     let rows = rows(&plugins::survey(config));
     if common.json {
         return output::json(&rows);
@@ -81,7 +91,7 @@ pub fn print(rows: &[Row]) {
     let dash = || "-".to_owned();
     let mut cells = vec![head];
     for row in rows {
-        let status = format!("{:?}", row.status).to_lowercase();
+        let status = row.status.as_str().to_owned();
         let text = if row.reason.is_empty() { row.devices.join(", ") } else { row.reason.clone() };
         cells.push(vec![
             row.rank.map_or_else(dash, |rank| rank.to_string()),

@@ -4,7 +4,7 @@ use super::interrupt::Interrupt;
 use super::output;
 use super::progress::Bar;
 use crate::config::Config;
-use crate::models::source;
+use crate::models::{format, source};
 use crate::pipeline::{self, Artifact, QuantizeOptions};
 use std::path::PathBuf;
 
@@ -13,16 +13,26 @@ use std::path::PathBuf;
 pub struct Args {
     /// A Hugging Face folder, an id in its cache (`org/name` or `org/name@revision`), or a GGUF file.
     model: String,
-    /// The quantization method: Q4_K_M (default), Q4_K_S, Q5_K_M, Q6_K, Q8_0, F16, BF16, F32, …
-    #[arg(short, long)]
+    /// The quantization method. GGUF: Q4_K_M (default), Q4_K_S, Q5_K_M, Q6_K, Q8_0, F16, BF16, F32, …
+    /// MLX: 4bit (default), 8bit, 6bit, 5bit, 3bit, 2bit, mixed_3_6, bf16, …
+    #[arg(short, long, visible_alias = "recipe")]
     method: Option<String>,
-    /// The format to make.
+    /// The format to make: gguf (default) or mlx, or what a plugin adds.
     #[arg(short, long)]
     format: Option<String>,
+    /// Bits per weight, for MLX: the same as `--format mlx --method <N>bit`.
+    #[arg(long, value_name = "N", conflicts_with = "method")]
+    bits: Option<u32>,
+    /// Weights that share a scale, for MLX: 32, 64 (default) or 128.
+    #[arg(long, value_name = "N")]
+    group_size: Option<u32>,
+    /// An option of the method, as NAME=VALUE; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = output::name_and_value)]
+    set: Vec<(String, String)>,
     /// The folder to write to [default: ~/.pajamas/models].
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// The file's name without extension [default: <model>-<method>].
+    /// The artifact's name without extension [default: <model>-<method>, for a folder <model>-<format>-<method>].
     #[arg(short, long)]
     name: Option<String>,
     /// Keep the output tensor at the source's precision.
@@ -30,16 +40,25 @@ pub struct Args {
     leave_output_tensor: bool,
 }
 
+impl Args {
+    fn into_options(self) -> QuantizeOptions {
+        let group_size = self.group_size.map(|size| ("group_size".to_owned(), size.to_string()));
+        let leave = self.leave_output_tensor.then(|| ("leave_output_tensor".to_owned(), "true".to_owned()));
+        QuantizeOptions {
+            format: self.format.or_else(|| self.bits.map(|_| format::MLX.into())),
+            method: self.method.or_else(|| self.bits.map(|bits| format!("{bits}bit"))),
+            output_dir: self.output,
+            name: self.name,
+            options: self.set.into_iter().chain(group_size).chain(leave).collect(),
+        }
+    }
+}
+
 /// Runs the command.
 pub fn execute(args: Args, common: &super::Common, config: &Config) -> anyhow::Result<()> {
     let source = source::resolve(&args.model, config)?;
-    let options = QuantizeOptions {
-        format: args.format,
-        method: args.method,
-        output_dir: args.output,
-        name: args.name,
-        leave_output_tensor: args.leave_output_tensor,
-    };
+    let model = args.model.clone();
+    let options = args.into_options();
     let candidates = crate::plugins::survey(config);
     let interrupt = Interrupt::install()?;
     let bar = Bar::new();
@@ -49,7 +68,7 @@ pub fn execute(args: Args, common: &super::Common, config: &Config) -> anyhow::R
     if common.json {
         return output::json(&artifact);
     }
-    summarize(&artifact, &args.model);
+    summarize(&artifact, &model);
     output::print(&artifact.path.display().to_string());
     Ok(())
 }

@@ -6,24 +6,24 @@ use super::progress::Bar;
 use crate::chat::{self, Message};
 use crate::config::Config;
 use crate::error::Error;
-use crate::models::source::{self, Kind, Source};
-use crate::models::store;
+use crate::models::source::{self, Source};
+use crate::models::{format, store};
 use crate::pipeline::{self, QuantizeOptions};
 use crate::plugins::{self, Candidate, load, rank};
 use anyhow::Context;
 use pajamas_plugin_api::abi::client::LoadedModel;
 use pajamas_plugin_api::{
-    CancelToken, ErrorKind, Event, FinishReason, GenerateRequest, GenerateResult, LoadRequest, OptionSpec, Prompt,
+    CancelToken, Capabilities, ErrorKind, Event, FinishReason, GenerateRequest, GenerateResult, LoadRequest, Prompt,
     Sampling, options,
 };
 use std::io::{BufRead, IsTerminal, Read, Write};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What `pajamas run` takes.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A GGUF file, the name of a model already made, a Hugging Face folder, or an id in its cache.
+    /// A GGUF file, an MLX folder, the name of a model already made, a Hugging Face folder, or an id in its cache.
     model: String,
     /// The prompt; without it, it is read from stdin, or a terminal starts a chat.
     #[arg(short, long, conflicts_with = "interactive")]
@@ -37,7 +37,7 @@ pub struct Args {
     /// Fail when the backend cannot run, instead of running on the next one.
     #[arg(long)]
     strict: bool,
-    /// The quantization method, where the model must be quantized first [default: Q4_K_M].
+    /// The quantization method, where the model must be quantized first [default: Q4_K_M for GGUF, 4bit for MLX].
     #[arg(short, long)]
     method: Option<String>,
     /// What the model is told before anything else.
@@ -83,8 +83,8 @@ pub struct Args {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     threads: Option<u32>,
     /// An option of the backend, as NAME=VALUE; may be given several times.
-    #[arg(long, value_name = "NAME=VALUE")]
-    set: Vec<String>,
+    #[arg(long, value_name = "NAME=VALUE", value_parser = output::name_and_value)]
+    set: Vec<(String, String)>,
 }
 
 fn number(text: &str, fits: impl Fn(f32) -> bool, expected: &str) -> Result<f32, String> {
@@ -118,11 +118,6 @@ pub fn execute(args: Args, common: &super::Common, mut config: Config) -> anyhow
         config.threads = Some(threads);
     }
     let source = source::resolve(&args.model, &config)?;
-    if let (Kind::Gguf, Some(method)) = (source.kind, &args.method) {
-        let hint = format!("leave `-m` out, or make another file: `pajamas quantize SOURCE -m {method}`");
-        let message = format!("`-m {method}` has no effect: `{}` is a finished model", source.path.display());
-        return Err(Error::Refused { message, hint }.into());
-    }
     let candidates = plugins::survey(&config);
     let interrupt = Interrupt::install()?;
     let session = Session::open(&args, source, &candidates, &config, &interrupt)?;
@@ -152,11 +147,11 @@ struct Session {
     backend: String,
     path: PathBuf,
     load_ms: f64,
-    /// The sampling fields that the backend honours.
-    honoured_sampling: Vec<String>,
+    capabilities: Capabilities,
 }
 
 impl Session {
+    /// Loads the model on the best backend that can; on the next best where that one fails for its own reasons.
     fn open(
         args: &Args,
         source: Source,
@@ -164,30 +159,59 @@ impl Session {
         config: &Config,
         interrupt: &Interrupt,
     ) -> anyhow::Result<Self> {
+        let wanted = Wanted::new(args, source, candidates, config)?;
         let requested = args.backend.as_deref().or(config.backend.as_deref());
-        let choice = rank::choose(candidates, "gguf", requested, config.fallback && !args.strict)?;
-        if let Some(warning) = &choice.warning {
-            output::say(&format!("warning: {}", output::clean(warning)));
+        let fallback = config.fallback && !args.strict;
+        let mut choice = rank::choose(candidates, &wanted.formats, requested, fallback)?;
+        let mut left = candidates.to_vec();
+        loop {
+            if let Some(warning) = &choice.warning {
+                output::say(&format!("warning: {}", output::clean(warning)));
+            }
+            let cancel = interrupt.begin();
+            let path = wanted.path(&choice.format, candidates, config, &cancel)?;
+            let error = match Self::load(args, choice.candidate, &path, config, &cancel) {
+                Ok(session) => {
+                    interrupt.end();
+                    return Ok(session);
+                }
+                Err(error) => error,
+            };
+            let failed = choice.candidate.name();
+            left.retain(|candidate| candidate.name() != failed);
+            match rank::choose(&left, &wanted.formats, None, true) {
+                Ok(next) if fallback && another_may_do_better(&error) => {
+                    let next = candidates.iter().find(|c| c.path == next.candidate.path).map(|c| (c, next.format));
+                    let Some((candidate, format)) = next else { return Err(error) };
+                    let warning = format!("`{failed}` failed: {error}; running on `{}`", candidate.name());
+                    choice = rank::Choice { candidate, format, warning: Some(warning) };
+                }
+                _ => return Err(error),
+            }
         }
-        let cancel = interrupt.begin();
-        let path = runnable(args, source, candidates, config, &cancel)?;
-        let plugin = load::load(&choice.candidate.path, config)?;
-        let mut request = LoadRequest::new(&path);
+    }
+
+    fn load(
+        args: &Args,
+        candidate: &Candidate,
+        path: &Path,
+        config: &Config,
+        cancel: &CancelToken,
+    ) -> anyhow::Result<Self> {
+        let plugin = load::load(&candidate.path, config)?;
+        let capabilities = plugin.capabilities().map_err(Error::from)?;
+        let mut request = LoadRequest::new(path);
         request.context_length = args.context_length.or(config.context_length);
         request.threads = config.threads;
-        let capabilities = plugin.capabilities().map_err(Error::from)?;
-        let specs = capabilities.options;
-        for pair in &args.set {
-            let (name, value) = split_option(pair, &specs)?;
-            request.options.insert(name.into(), options::parse(&specs, name, value).map_err(Error::from)?);
+        for (name, value) in &args.set {
+            request.options.set(name, options::parse(&capabilities.options, name, value).map_err(Error::from)?);
         }
         let started = std::time::Instant::now();
         let bar = Bar::new();
-        let model = plugin.load_model(&request, &|update| bar.update(update), &cancel).map_err(Error::from)?;
+        let model = plugin.load_model(&request, &|update| bar.update(update), cancel).map_err(Error::from)?;
         bar.clear();
-        interrupt.end();
         let load_ms = started.elapsed().as_secs_f64() * 1e3;
-        Ok(Self { model, backend: choice.candidate.name(), path, load_ms, honoured_sampling: capabilities.sampling })
+        Ok(Self { model, backend: candidate.name(), path: path.into(), load_ms, capabilities })
     }
 
     fn answer(&self, args: &Args, common: &super::Common, prompt: &str, interrupt: &Interrupt) -> anyhow::Result<()> {
@@ -327,7 +351,7 @@ impl Session {
 
     /// What the user asked for; the rest by default, as far as the backend honours it.
     fn sampling(&self, args: &Args) -> Sampling {
-        let default = Sampling::default_for(&self.honoured_sampling);
+        let default = Sampling::default_for(&self.capabilities.sampling);
         Sampling {
             temperature: args.temperature.unwrap_or(default.temperature),
             top_k: args.top_k.unwrap_or(default.top_k),
@@ -388,34 +412,69 @@ fn opening(args: &Args, prompt: &str) -> Vec<Message> {
     system.chain([Message::new("user", prompt)]).collect()
 }
 
-fn split_option<'a>(pair: &'a str, specs: &[OptionSpec]) -> anyhow::Result<(&'a str, &'a str)> {
-    pair.split_once('=').ok_or_else(|| {
-        let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
-        let hint = format!("write NAME=VALUE; this backend takes: {}", names.join(", "));
-        Error::Refused { message: format!("`--set {pair}` has no `=`"), hint }.into()
-    })
+/// Whether a backend's failure to load says more about it than about the model or the request.
+fn another_may_do_better(error: &anyhow::Error) -> bool {
+    use ErrorKind::{DeviceLost, OutOfMemory, Panic, Unsupported};
+    match error.downcast_ref::<Error>() {
+        Some(Error::Plugin(error)) => matches!(error.kind, OutOfMemory | Unsupported | DeviceLost | Panic),
+        _ => false,
+    }
 }
 
-/// The file to run: the source itself, the artifact made from it before, or one made now.
-fn runnable(
-    args: &Args,
+/// What is to be run: a model as it is, or one to be made first.
+struct Wanted<'a> {
+    args: &'a Args,
     source: Source,
-    candidates: &[Candidate],
-    config: &Config,
-    cancel: &CancelToken,
-) -> anyhow::Result<PathBuf> {
-    if source.kind == Kind::Gguf {
-        return Ok(source.path);
+    /// The formats that it has or can be made in.
+    formats: Vec<String>,
+    as_it_is: bool,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(args: &'a Args, source: Source, candidates: &[Candidate], config: &Config) -> crate::error::Result<Self> {
+        let makeable = pipeline::makeable(&source.format, args.method.as_deref(), candidates);
+        let loadable = candidates.iter().any(|candidate| rank::loads(candidate).contains(&source.format));
+        if source.format == format::HUGGING_FACE || (!loadable && !makeable.is_empty()) {
+            if makeable.is_empty() {
+                // Says which quantizer is missing, or which method there is none of.
+                let options = QuantizeOptions { method: args.method.clone(), ..QuantizeOptions::default() };
+                pipeline::method(&source.format, &options, candidates, config)?;
+            }
+            return Ok(Self { args, source, formats: makeable, as_it_is: false });
+        }
+        if let Some(method) = &args.method {
+            let hint = format!("leave `-m` out, or make another one: `pajamas quantize SOURCE -m {method}`");
+            let message = format!("`-m {method}` has no effect: `{}` is a finished model", source.path.display());
+            return Err(Error::Refused { message, hint });
+        }
+        Ok(Self { args, formats: vec![source.format.clone()], source, as_it_is: true })
     }
-    let options =
-        QuantizeOptions { format: Some("gguf".into()), method: args.method.clone(), ..QuantizeOptions::default() };
-    let method = pipeline::method(&options, candidates, config)?;
-    if let Some(path) = store::find(config, &source, "gguf", &method)? {
-        return Ok(path);
+
+    /// The model in `format`: the source itself, the artifact made from it before, or one made now.
+    fn path(
+        &self,
+        format: &str,
+        candidates: &[Candidate],
+        config: &Config,
+        cancel: &CancelToken,
+    ) -> anyhow::Result<PathBuf> {
+        if self.as_it_is {
+            return Ok(self.source.path.clone());
+        }
+        let options = QuantizeOptions {
+            format: Some(format.into()),
+            method: self.args.method.clone(),
+            ..QuantizeOptions::default()
+        };
+        let (_, method) = pipeline::method(&self.source.format, &options, candidates, config)?;
+        if let Some(path) = store::find(config, &self.source, format, &method)? {
+            return Ok(path);
+        }
+        let bar = Bar::new();
+        let update = |update: &_| bar.update(update);
+        let artifact = pipeline::quantize(&self.source, &options, candidates, config, &update, cancel)?;
+        bar.clear();
+        super::quantize::summarize(&artifact, &self.args.model);
+        Ok(artifact.path)
     }
-    let bar = Bar::new();
-    let artifact = pipeline::quantize(&source, &options, candidates, config, &|update| bar.update(update), cancel)?;
-    bar.clear();
-    super::quantize::summarize(&artifact, &args.model);
-    Ok(artifact.path)
 }

@@ -1,12 +1,13 @@
-//! What a model reference means: a file, a folder, an id in the Hugging Face cache, or the name of an artifact.
+//! What a model reference means: a file, a folder, the name of an artifact, or an id in the Hugging Face cache.
 
+use super::format;
+use super::store::{self, Record};
 use crate::config::Config;
 use crate::env_vars::{self, HF_HOME, HF_HUB_CACHE};
 use crate::error::{Error, Result};
 use pajamas_plugin_api::options::nearest;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// A model that was found.
@@ -14,21 +15,12 @@ use std::path::{Path, PathBuf};
 pub struct Source {
     /// Its file or folder.
     pub path: PathBuf,
-    /// What it is.
-    pub kind: Kind,
+    /// What it is, as [`format`] tells: `huggingface` for what is to be quantized, else the format it runs in.
+    pub format: String,
     /// Its name, for file names: the folder's, the file's stem, or the last part of the id.
     pub name: String,
     /// The id and commit, where it came from the Hugging Face cache.
     pub hub: Option<(String, String)>,
-}
-
-/// What a model on disk is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A GGUF file: runs as it is.
-    Gguf,
-    /// A Hugging Face folder: to be quantized.
-    HuggingFace,
 }
 
 /// Finds the model that `reference` means.
@@ -40,22 +32,21 @@ pub fn resolve(reference: &str, config: &Config) -> Result<Source> {
     if path.exists() {
         return at_path(path);
     }
-    let name = reference.strip_suffix(".gguf").unwrap_or(reference);
-    let artifact = config.models_dir().join(format!("{name}.gguf"));
-    if is_plain_name(name) && artifact.is_file() {
-        return at_path(&artifact);
+    let made = store::list(config);
+    if let Some(record) = made.iter().find(|record| record.file == reference || record.name() == reference) {
+        return at_path(&config.models_dir().join(&record.file));
     }
     let looks_like_path = path.is_absolute()
         || reference.starts_with('.')
         || reference.ends_with('/')
-        || path.extension().is_some_and(|extension| extension == "gguf")
+        || path.extension().is_some_and(|extension| extension == format::GGUF)
         || !is_id(reference);
     let not_found = if looks_like_path {
         Error::ModelNotFound {
             reference: reference.into(),
             reason: "there is no such file or folder".into(),
             hint:
-                "give a GGUF file, a Hugging Face folder, an id in the Hugging Face cache, or a model of `pajamas info`"
+                "give a GGUF file, a Hugging Face or MLX folder, an id in the Hugging Face cache, or a model of `pajamas info`"
                     .into(),
         }
     } else {
@@ -64,9 +55,7 @@ pub fn resolve(reference: &str, config: &Config) -> Result<Source> {
             Err(error) => error,
         }
     };
-    let made = super::store::list(config);
-    let made = made.iter().map(|record| record.file.strip_suffix(".gguf").unwrap_or(&record.file));
-    match nearest(name, made).filter(|_| is_plain_name(name)) {
+    match nearest(reference, made.iter().map(Record::name)).filter(|_| is_plain_name(reference)) {
         Some(near) => Err(Error::ModelNotFound {
             reference: reference.into(),
             reason: "there is no such file, folder or model made before".into(),
@@ -78,28 +67,14 @@ pub fn resolve(reference: &str, config: &Config) -> Result<Source> {
 
 fn at_path(path: &Path) -> Result<Source> {
     let path = path.canonicalize().map_err(Error::io("opening", path))?;
+    let format = format::detect(&path)?;
     let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    if path.is_dir() {
-        if !path.join("config.json").is_file() {
-            return Err(Error::Invalid {
-                path,
-                message: "this folder is no Hugging Face model: it has no config.json".into(),
-                hint: "give the folder that holds config.json, tokenizer.json and the .safetensors files".into(),
-            });
-        }
-        return Ok(Source { path, kind: Kind::HuggingFace, name: file_name, hub: None });
-    }
-    let mut magic = [0; 4];
-    let mut file = std::fs::File::open(&path).map_err(Error::io("opening", &path))?;
-    if file.read_exact(&mut magic).is_err() || &magic != b"GGUF" {
-        return Err(Error::Invalid {
-            path,
-            message: "this is no GGUF file".into(),
-            hint: "give a GGUF file, or the folder of a Hugging Face model".into(),
-        });
-    }
-    let name = file_name.strip_suffix(".gguf").unwrap_or(&file_name).to_owned();
-    Ok(Source { path, kind: Kind::Gguf, name, hub: None })
+    let name = match file_name.rsplit_once('.') {
+        // A folder's name may well have dots in it.
+        Some((stem, extension)) if extension.eq_ignore_ascii_case(&format) => stem.to_owned(),
+        _ => file_name,
+    };
+    Ok(Source { path, format, name, hub: None })
 }
 
 fn is_plain_name(text: &str) -> bool {
@@ -149,7 +124,8 @@ fn in_hub_cache(reference: &str) -> Result<Source> {
         return Err(missing(format!("its snapshot `{}` has no config.json", snapshot.display())));
     }
     let name = id.rsplit('/').next().unwrap_or(id).to_owned();
-    Ok(Source { path: snapshot, kind: Kind::HuggingFace, name, hub: Some((id.into(), commit)) })
+    let format = format::detect(&snapshot)?;
+    Ok(Source { path: snapshot, format, name, hub: Some((id.into(), commit)) })
 }
 
 /// A key for what the source holds now: the commit of a hub model, else names, sizes and times of its files.

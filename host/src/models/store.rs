@@ -1,15 +1,17 @@
 //! What was made and is kept: artifacts under `~/.pajamas/models`, each with a record beside it.
 
+use super::format;
 use super::source::{self, Source};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// What is known of an artifact, in `NAME.gguf.json` beside it.
+/// What is known of an artifact, in `FILE.json` beside it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// The artifact's file name.
+    /// The artifact's file or folder name.
     pub file: String,
     /// `gguf`, `mlx`, …
     pub format: String,
@@ -21,9 +23,16 @@ pub struct Record {
     pub fingerprint: String,
     /// Its bytes.
     pub size_bytes: u64,
-    /// Whether its output tensor has the source's precision: then it is not what the method alone would make.
+    /// The recipe's options that it was made with, as a user writes them.
     #[serde(default)]
-    pub leave_output_tensor: bool,
+    pub options: BTreeMap<String, String>,
+}
+
+impl Record {
+    /// What a user calls it: its file name without the extension.
+    pub fn name(&self) -> &str {
+        self.file.strip_suffix(&format!(".{}", self.format)).unwrap_or(&self.file)
+    }
 }
 
 /// Every artifact that is kept, by file name. One without a record, put there by hand, has its name and size alone.
@@ -31,19 +40,31 @@ pub fn list(config: &Config) -> Vec<Record> {
     let Ok(listing) = std::fs::read_dir(config.models_dir()) else { return Vec::new() };
     let mut paths: Vec<PathBuf> = listing.flatten().map(|entry| entry.path()).collect();
     paths.sort();
-    let artifacts = paths.iter().filter(|path| path.extension().is_some_and(|extension| extension == "gguf"));
-    artifacts.map(|path| record(config, path)).collect()
+    let shown = |path: &&PathBuf| !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    paths.iter().filter(shown).filter_map(|path| record(config, path)).collect()
 }
 
-/// What is known of the artifact at `path`; its size is the file's own.
-fn record(config: &Config, path: &Path) -> Record {
-    let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let text = std::fs::read_to_string(record_path(config, &file)).unwrap_or_default();
-    let size_bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-    match serde_json::from_str::<Record>(&text) {
+/// What is known of the artifact at `path`; its size is the artifact's own. None for what is no artifact.
+fn record(config: &Config, path: &Path) -> Option<Record> {
+    let file = path.file_name()?.to_string_lossy().into_owned();
+    let size_bytes = size_on_disk(path);
+    match std::fs::read(record_path(config, &file)).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok()) {
         // A file that changed since is not what was made.
-        Ok(record) if record.size_bytes == size_bytes => Record { file, ..record },
-        _ => Record { file, format: "gguf".into(), size_bytes, ..Record::default() },
+        Some(record) if record.size_bytes == size_bytes => Some(Record { file, ..record }),
+        known => {
+            // Without a record, only what tells its format by its content: anything may lie here.
+            let format = format::detect(path).ok();
+            let format = format.filter(|format| known.is_some() || [format::GGUF, format::MLX].contains(&&**format))?;
+            Some(Record { file, format, size_bytes, ..Record::default() })
+        }
+    }
+}
+
+/// Bytes of the file at `path`, or of the files in that folder.
+pub fn size_on_disk(path: &Path) -> u64 {
+    match std::fs::read_dir(path) {
+        Ok(listing) => listing.flatten().map(|entry| size_on_disk(&entry.path())).sum(),
+        Err(_) => std::fs::metadata(path).map_or(0, |metadata| metadata.len()),
     }
 }
 
@@ -56,7 +77,7 @@ pub fn find(config: &Config, source: &Source, format: &str, method: &str) -> Res
     let found = list(config).into_iter().find(|record| {
         record.fingerprint == fingerprint
             && record.format == format
-            && !record.leave_output_tensor
+            && record.options.is_empty()
             && record.method.eq_ignore_ascii_case(method)
     });
     Ok(found.map(|record| config.models_dir().join(record.file)))
@@ -79,17 +100,17 @@ pub fn forget(config: &Config, path: &Path) {
     let _ = std::fs::remove_file(record_path(config, &path.file_name().unwrap_or_default().to_string_lossy()));
 }
 
-/// Where an artifact called `file` made from `source` goes: under its own name, unless that is taken by one that was
-/// made from something else.
-pub fn place(config: &Config, file: &str, origin: &str, fingerprint: &str) -> PathBuf {
+/// Where the artifact `file` made from `origin` goes: under its own name, unless that is taken by one that was made
+/// from something else. `extension` is the end of `file`, dot included; empty for a folder.
+pub fn place(config: &Config, file: &str, extension: &str, origin: &str, fingerprint: &str) -> PathBuf {
     let path = config.models_dir().join(file);
     // One without a record was put there by hand: it is not ours to replace.
-    let taken = path.exists() && record(config, &path).source != origin;
+    let taken = path.exists() && record(config, &path).is_none_or(|record| record.source != origin);
     if !taken {
         return path;
     }
-    let (stem, extension) = file.rsplit_once('.').unwrap_or((file, ""));
-    config.models_dir().join(format!("{stem}-{}.{extension}", &fingerprint[..8.min(fingerprint.len())]))
+    let (stem, extension) = file.strip_suffix(extension).map_or((file, ""), |stem| (stem, extension));
+    config.models_dir().join(format!("{stem}-{}{extension}", &fingerprint[..8.min(fingerprint.len())]))
 }
 
 fn record_path(config: &Config, file: &str) -> PathBuf {

@@ -1,15 +1,21 @@
 //! Source → quantized artifact: finds the quantizer, runs it in a worker, and gives the result its name only when whole.
 
+mod publish;
+
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::models::format;
 use crate::models::source::{self, Source};
 use crate::models::store::{self, Record};
 use crate::plugins::Candidate;
 use crate::worker::client::Worker;
 use crate::worker::protocol::{Reply, Request};
-use pajamas_plugin_api::{CancelToken, ProgressUpdate, QuantizeJob, QuantizeReport, Recipe};
+use pajamas_plugin_api::{
+    ArtifactKind, CancelToken, OptionValue, Options, ProgressUpdate, QuantizeJob, QuantizeReport, Recipe, options,
+};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,7 +23,7 @@ use std::time::{Duration, Instant};
 /// What to make.
 #[derive(Debug, Clone, Default)]
 pub struct QuantizeOptions {
-    /// `gguf`, `mlx`, …; none takes the first quantizer's.
+    /// `gguf`, `mlx`, …; none takes GGUF, or the method's own.
     pub format: Option<String>,
     /// The recipe; none takes the quantizer's default.
     pub method: Option<String>,
@@ -25,8 +31,8 @@ pub struct QuantizeOptions {
     pub output_dir: Option<PathBuf>,
     /// The artifact's name without extension; none makes it from the model's name and the recipe's.
     pub name: Option<String>,
-    /// Keep the output tensor at the source's precision.
-    pub leave_output_tensor: bool,
+    /// Options of the recipe, as a user writes them.
+    pub options: BTreeMap<String, String>,
 }
 
 /// What was made.
@@ -64,17 +70,26 @@ pub fn quantize(
     progress: &dyn Fn(&ProgressUpdate),
     cancel: &CancelToken,
 ) -> Result<Artifact> {
-    let (candidate, recipe) = find_quantizer(candidates, options, config)?;
+    let (candidate, recipe) = find_quantizer(candidates, &source.format, options, config)?;
+    let recipe_options: Options = options
+        .options
+        .iter()
+        .map(|(name, value)| Ok((name.clone(), options::parse(&recipe.options, name, value)?)))
+        .collect::<Result<_>>()?;
     let fingerprint = source::fingerprint(source)?;
     let origin = source.hub.as_ref().map_or_else(|| source.path.display().to_string(), |(id, _)| id.clone());
+    let extension = match recipe.artifact {
+        ArtifactKind::Folder => String::new(),
+        _ => format!(".{}", recipe.format),
+    };
     let name = match &options.name {
         Some(name) => checked_name(name)?,
-        None => format!("{}-{}", source.name, recipe.name).to_lowercase(),
+        None => default_name(&source.name, &recipe, &recipe_options),
     };
-    let file = format!("{}.{}", name.strip_suffix(".gguf").unwrap_or(&name), recipe.format);
+    let file = format!("{}{extension}", name.strip_suffix(&extension).unwrap_or(&name));
     let target = match &options.output_dir {
         Some(dir) => dir.join(&file),
-        None => store::place(config, &file, &origin, &fingerprint),
+        None => store::place(config, &file, &extension, &origin, &fingerprint),
     };
     let dir = target.parent().unwrap_or(Path::new(".")).to_owned();
     if dir.exists() && !dir.is_dir() {
@@ -91,25 +106,22 @@ pub fn quantize(
             hint: "choose another name with `--name`".into(),
         });
     }
+    publish::check_replaceable(&target)?;
     let _lock = lock(&target, config)?;
     let started = Instant::now();
     let partial = Partial::create(&target, dir_is_new)?;
-    let job = QuantizeJob {
-        source: source.path.clone(),
-        recipe: recipe.name.clone(),
-        output: partial.dir.join(target.file_name().unwrap_or_default()),
-        scratch_dir: partial.dir.join("scratch"),
-        threads: config.threads,
-        leave_output_tensor: options.leave_output_tensor,
-        provenance: provenance(source, &recipe, candidate),
-    };
+    let output = partial.dir.join(target.file_name().unwrap_or_default());
+    let mut job = QuantizeJob::new(&source.path, &recipe.name, output, partial.dir.join("scratch"));
+    job.threads = config.threads;
+    job.options = recipe_options;
+    job.provenance = provenance(source, &recipe, candidate);
     std::fs::create_dir(&job.scratch_dir).map_err(Error::io("creating", &job.scratch_dir))?;
     let (report, worker) = run_worker(candidate, &job, config, progress, cancel)?;
     if options.output_dir.is_none() {
         // Whatever happens between the two next steps, no record describes a file that it was not made for.
         store::forget(config, &target);
     }
-    publish(&job.output, &target)?;
+    publish::publish(&job.output, &target, &job.provenance)?;
     // Until here the worker would have cleaned up after a host that was killed.
     drop(worker);
     drop(partial);
@@ -122,8 +134,8 @@ pub fn quantize(
                 method: recipe.name.clone(),
                 source: origin,
                 fingerprint,
-                size_bytes: report.output_bytes,
-                leave_output_tensor: options.leave_output_tensor,
+                size_bytes: store::size_on_disk(&target),
+                options: options.options.clone(),
             },
         )?;
     }
@@ -139,42 +151,100 @@ pub fn quantize(
     })
 }
 
-/// The name of the recipe that `options` come to.
+/// The format and name of the recipe that `options` come to, for a source in `source_format`.
 ///
 /// # Errors
 /// When no quantizer makes it.
-pub fn method(options: &QuantizeOptions, candidates: &[Candidate], config: &Config) -> Result<String> {
-    find_quantizer(candidates, options, config).map(|(_, recipe)| recipe.name)
+pub fn method(
+    source_format: &str,
+    options: &QuantizeOptions,
+    candidates: &[Candidate],
+    config: &Config,
+) -> Result<(String, String)> {
+    find_quantizer(candidates, source_format, options, config).map(|(_, recipe)| (recipe.format, recipe.name))
 }
 
-/// The first candidate, available or not, whose quantizer makes what is wanted, and its recipe for that.
+/// The formats that can be made of a source in `source_format`, by `method` if it is given.
+pub fn makeable(source_format: &str, method: Option<&str>, candidates: &[Candidate]) -> Vec<String> {
+    let mut formats: Vec<String> = recipes(candidates)
+        .filter(|(_, recipe)| method.is_none_or(|method| recipe.name.eq_ignore_ascii_case(method)))
+        .filter(|(_, recipe)| recipe.sources.iter().any(|known| known == source_format))
+        .map(|(_, recipe)| recipe.format.clone())
+        .collect();
+    formats.sort();
+    formats.dedup();
+    formats
+}
+
+/// Every recipe of every candidate, available or not: a quantizer works without its backend's device.
+fn recipes(candidates: &[Candidate]) -> impl Iterator<Item = (&Candidate, &Recipe)> {
+    candidates.iter().flat_map(|candidate| {
+        let recipes = candidate.report.as_ref().map_or(&[][..], |report| &report.recipes);
+        recipes.iter().map(move |recipe| (candidate, recipe))
+    })
+}
+
+/// The first candidate whose quantizer makes what is wanted, and its recipe for that.
 fn find_quantizer<'a>(
     candidates: &'a [Candidate],
+    source_format: &str,
     options: &QuantizeOptions,
     config: &Config,
 ) -> Result<(&'a Candidate, Recipe)> {
-    let format = options.format.as_deref();
-    let method = options.method.as_deref().or(config.method.as_deref());
-    let mut known = Vec::new();
-    for candidate in candidates {
-        let recipes = candidate.report.as_ref().map_or(&[][..], |report| &report.recipes);
-        for recipe in recipes.iter().filter(|recipe| format.is_none_or(|f| recipe.format.eq_ignore_ascii_case(f))) {
-            if method.is_none_or(|method| recipe.name.eq_ignore_ascii_case(method)) {
-                return Ok((candidate, recipe.clone()));
-            }
-            if !known.contains(&recipe.name) {
-                known.push(recipe.name.clone());
-            }
-        }
+    let able: Vec<_> = recipes(candidates)
+        .filter(|(_, recipe)| recipe.sources.iter().any(|known| known == source_format))
+        .filter(|(_, recipe)| options.format.as_ref().is_none_or(|format| recipe.format.eq_ignore_ascii_case(format)))
+        .collect();
+    let by_name = |name: &str| able.iter().find(|(_, recipe)| recipe.name.eq_ignore_ascii_case(name));
+    let found = match &options.method {
+        Some(name) => by_name(name),
+        // The method of the config is for the formats that have it.
+        None => (config.method.as_deref().and_then(by_name))
+            .or_else(|| able.iter().find(|(_, recipe)| recipe.format == format::GGUF))
+            .or_else(|| able.first()),
+    };
+    if let Some((candidate, recipe)) = found {
+        return Ok((candidate, (*recipe).clone()));
     }
-    match method {
-        Some(method) if !known.is_empty() => Err(Error::UnknownRecipe { name: method.into(), known }),
+    match &options.method {
+        Some(name) if !able.is_empty() => {
+            let mut known: Vec<String> = Vec::new();
+            for (_, recipe) in able {
+                if !known.contains(&recipe.name) {
+                    known.push(recipe.name.clone());
+                }
+            }
+            Err(Error::UnknownRecipe { name: name.clone(), known })
+        }
         _ => Err(Error::NoBackend {
-            task: format
-                .map_or_else(|| "quantize models".into(), |format| format!("make {} models", format.to_uppercase())),
+            task: match (&options.format, source_format) {
+                (None, format::HUGGING_FACE) => "quantize models".into(),
+                (None, source) => format!("make anything of {} models", source.to_uppercase()),
+                (Some(format), format::HUGGING_FACE) => format!("make {} models", format.to_uppercase()),
+                (Some(format), source) => {
+                    format!("make {} models of {} models", format.to_uppercase(), source.to_uppercase())
+                }
+            },
             reasons: candidates.iter().map(|c| format!("{}: {}", c.name(), describe(c))).collect(),
         }),
     }
+}
+
+/// `<model>-<method>` for a file, whose extension tells the format; `<model>-<format>-<method>` for a folder; then
+/// every option that was set.
+fn default_name(model: &str, recipe: &Recipe, options: &Options) -> String {
+    let mut name = match recipe.artifact {
+        ArtifactKind::Folder => format!("{model}-{}-{}", recipe.format, recipe.name),
+        _ => format!("{model}-{}", recipe.name),
+    };
+    for (option, value) in options.iter() {
+        match value {
+            OptionValue::Bool(true) => name += &format!("-{option}"),
+            value => name += &format!("-{option}-{value}"),
+        }
+    }
+    // An option's text may be anything.
+    name.to_lowercase().replace(['/', '\\', '\0'], "_")
 }
 
 fn describe(candidate: &Candidate) -> &str {
@@ -191,7 +261,7 @@ fn checked_name(name: &str) -> Result<String> {
     Ok(name.to_owned())
 }
 
-fn provenance(source: &Source, recipe: &Recipe, candidate: &Candidate) -> std::collections::BTreeMap<String, String> {
+fn provenance(source: &Source, recipe: &Recipe, candidate: &Candidate) -> BTreeMap<String, String> {
     let version = candidate.manifest.as_ref().map_or_else(String::new, |m| m.version.to_string());
     let mut keys = vec![
         ("pajamas.version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -290,16 +360,4 @@ fn run_worker(
             _ => (),
         }
     }
-}
-
-/// Makes the finished file durable, then gives it its name.
-fn publish(from: &Path, to: &Path) -> Result<()> {
-    let file = File::open(from).map_err(Error::io("opening", from))?;
-    file.sync_all().map_err(Error::io("writing", from))?;
-    std::fs::rename(from, to).map_err(Error::io("renaming", from))?;
-    if let Some(dir) = to.parent().and_then(|dir| File::open(dir).ok()) {
-        // Not every file system can: the name is there all the same, only not yet durable.
-        let _ = dir.sync_all();
-    }
-    Ok(())
 }

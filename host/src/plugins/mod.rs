@@ -1,11 +1,12 @@
 //! The stages of a plugin: discover → preflight → trust → probe → rank → load. One file each; [`survey`] runs all but
-//! the last and keeps a row for every file, with its status and reason.
+//! the last and keeps a row for every file, with its status and reason. Apart from them, [`scaffold`] begins a new plugin.
 
 pub mod discover;
 pub mod load;
 pub mod preflight;
 pub mod probe;
 pub mod rank;
+pub mod scaffold;
 pub mod trust;
 
 use crate::config::Config;
@@ -21,6 +22,8 @@ use std::path::PathBuf;
 pub enum Status {
     /// It can run.
     Available,
+    /// It makes models and runs none.
+    QuantizeOnly,
     /// It loads, and says that it cannot run here.
     Unavailable,
     /// A file of that name, or a backend of that name, came earlier in the search.
@@ -29,6 +32,20 @@ pub enum Status {
     Refused,
     /// It crashed, hung or failed when it was asked.
     Failed,
+}
+
+impl Status {
+    /// As a table shows it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Available => "available",
+            Self::QuantizeOnly => "quantizes",
+            Self::Unavailable => "unavailable",
+            Self::Shadowed => "shadowed",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 /// One file found in the plugin folders, and what became of it.
@@ -40,7 +57,7 @@ pub struct Candidate {
     pub manifest: Option<Manifest>,
     /// Where its way ended.
     pub status: Status,
-    /// Why; empty for the available.
+    /// Why it is no more than that; empty for the available.
     pub reason: String,
     /// What the user can do about it; may be empty.
     pub remedy: String,
@@ -120,11 +137,16 @@ fn ask(candidate: &mut Candidate, config: &Config) {
         Ok(report) => {
             match &report.availability {
                 Availability::Available { .. } => candidate.status = Status::Available,
+                Availability::QuantizeOnly => {
+                    candidate.status = Status::QuantizeOnly;
+                    candidate.reason = "it makes models and runs none".into();
+                }
                 Availability::Unavailable { reason, remedy } => {
                     candidate.status = Status::Unavailable;
                     candidate.reason.clone_from(reason);
                     candidate.remedy.clone_from(remedy);
                 }
+                other => candidate.reason = format!("it gave an answer that this pajamas does not know: {other:?}"),
             }
             candidate.report = Some(report);
         }

@@ -29,10 +29,11 @@ pub fn sort(candidates: &mut [Candidate], preferred: Option<&str>) {
 fn status_order(status: Status) -> u8 {
     match status {
         Status::Available => 0,
-        Status::Unavailable => 1,
-        Status::Failed => 2,
-        Status::Refused => 3,
-        Status::Shadowed => 4,
+        Status::QuantizeOnly => 1,
+        Status::Unavailable => 2,
+        Status::Failed => 3,
+        Status::Refused => 4,
+        Status::Shadowed => 5,
     }
 }
 
@@ -58,63 +59,80 @@ fn class_order(class: DeviceClass) -> u8 {
 pub struct Choice<'a> {
     /// It.
     pub candidate: &'a Candidate,
+    /// The format that it runs the model in.
+    pub format: String,
     /// Set when another one was asked for.
     pub warning: Option<String>,
 }
 
-/// The best of the sorted `candidates` that can load `format`; `requested` if it can.
+/// The best of the sorted `candidates` that can load one of `formats` (those that the model has or can be made in);
+/// `requested` if it can. A backend whose own format it is comes before those that load it besides.
 ///
 /// # Errors
 /// When none can, or `requested` cannot and `fallback` is false, with every reason.
 pub fn choose<'a>(
     candidates: &'a [Candidate],
-    format: &str,
+    formats: &[String],
     requested: Option<&str>,
     fallback: bool,
 ) -> Result<Choice<'a>> {
-    let able = |candidate: &&Candidate| obstacle(candidate, format).is_none();
     let Some(name) = requested else {
-        return match candidates.iter().find(able) {
-            Some(candidate) => Ok(Choice { candidate, warning: None }),
-            None => Err(none_can(candidates, format)),
-        };
+        return best(candidates.iter(), formats).ok_or_else(|| none_can(candidates, formats));
     };
-    let named: Vec<&Candidate> = candidates.iter().filter(|c| c.name() == name).collect();
-    if let Some(candidate) = named.iter().copied().find(able) {
-        return Ok(Choice { candidate, warning: None });
+    if let Some(choice) = best(candidates.iter().filter(|c| c.name() == name), formats) {
+        return Ok(choice);
     }
-    let Some(first) = named.first() else {
+    let Some(first) = candidates.iter().find(|c| c.name() == name) else {
         let mut installed: Vec<String> =
             candidates.iter().filter(|c| c.manifest.is_some()).map(Candidate::name).collect();
         installed.dedup();
         return Err(Error::UnknownBackend { name: name.into(), installed });
     };
-    let obstacle = obstacle(first, format).unwrap_or_default();
-    match candidates.iter().find(able) {
-        Some(candidate) if fallback => {
+    let obstacle = obstacle(first, formats).unwrap_or_default();
+    match best(candidates.iter(), formats) {
+        Some(choice) if fallback => {
             let remedy =
                 if first.remedy.is_empty() { String::new() } else { format!(" (to fix it: {})", first.remedy) };
-            let warning = format!("`{name}` cannot run: {obstacle}{remedy}; running on `{}`", candidate.name());
-            Ok(Choice { candidate, warning: Some(warning) })
+            let warning = format!("`{name}` cannot run: {obstacle}{remedy}; running on `{}`", choice.candidate.name());
+            Ok(Choice { warning: Some(warning), ..choice })
         }
         _ => Err(Error::Refused { message: format!("`{name}` cannot run: {obstacle}"), hint: first.remedy.clone() }),
     }
 }
 
-/// Why `candidate` cannot load `format`; none when it can.
-fn obstacle(candidate: &Candidate, format: &str) -> Option<String> {
+fn best<'a>(candidates: impl Iterator<Item = &'a Candidate>, formats: &[String]) -> Option<Choice<'a>> {
+    let able = candidates.filter(|candidate| obstacle(candidate, formats).is_none());
+    let able = able.filter_map(|candidate| {
+        let (place, format) = loads(candidate).iter().enumerate().find(|(_, format)| formats.contains(format))?;
+        Some((place, Choice { candidate, format: format.clone(), warning: None }))
+    });
+    // The first of the least: the order of the candidates decides among equals.
+    able.min_by_key(|(place, _)| usize::from(*place > 0)).map(|(_, choice)| choice)
+}
+
+/// The formats that `candidate` loads, its own first, whether it is available or not.
+pub fn loads(candidate: &Candidate) -> &[String] {
+    match (&candidate.report, &candidate.manifest) {
+        (Some(report), _) => &report.capabilities.formats,
+        (None, Some(manifest)) => &manifest.formats,
+        (None, None) => &[],
+    }
+}
+
+/// Why `candidate` cannot load any of `formats`; none when it can.
+fn obstacle(candidate: &Candidate, formats: &[String]) -> Option<String> {
     if candidate.status != Status::Available {
         return Some(candidate.reason.clone());
     }
-    let formats = &candidate.report.as_ref()?.capabilities.formats;
-    (!formats.iter().any(|known| known.eq_ignore_ascii_case(format)))
-        .then(|| format!("it loads {} models, this is a {format} model", formats.join(", ")))
+    let own = loads(candidate);
+    (!own.iter().any(|known| formats.contains(known)))
+        .then(|| format!("it loads {} models, this is a {} model", own.join(", "), formats.join(" or ")))
 }
 
-fn none_can(candidates: &[Candidate], format: &str) -> Error {
-    let reason = |c: &Candidate| format!("{}: {}", c.name(), obstacle(c, format).unwrap_or_default());
+fn none_can(candidates: &[Candidate], formats: &[String]) -> Error {
+    let reason = |c: &Candidate| format!("{}: {}", c.name(), obstacle(c, formats).unwrap_or_default());
     Error::NoBackend {
-        task: format!("run {} models", format.to_uppercase()),
+        task: format!("run {} models", formats.join(" or ").to_uppercase()),
         reasons: candidates.iter().map(reason).collect(),
     }
 }
@@ -129,9 +147,7 @@ mod tests {
 
     fn candidate(name: &str, class: Option<DeviceClass>) -> Candidate {
         let availability = match class {
-            Some(class) => Availability::Available {
-                devices: vec![Device { name: "d".into(), class, memory_total_bytes: 0, memory_free_bytes: 0 }],
-            },
+            Some(class) => Availability::Available { devices: vec![Device::new("d", class)] },
             None => Availability::Unavailable { reason: "no driver".into(), remedy: "install one".into() },
         };
         Candidate {
@@ -193,20 +209,41 @@ mod tests {
     #[test]
     fn an_unavailable_request_falls_back_with_the_reason_or_is_refused() {
         let candidates = [candidate("gguf-cpu", Some(DeviceClass::Cpu)), candidate("gguf-cuda", None)];
-        let choice = choose(&candidates, "gguf", Some("gguf-cuda"), true).unwrap();
+        let gguf = ["gguf".to_owned()];
+        let choice = choose(&candidates, &gguf, Some("gguf-cuda"), true).unwrap();
         assert_eq!(choice.candidate.name(), "gguf-cpu");
         assert_eq!(
             choice.warning.unwrap(),
             "`gguf-cuda` cannot run: no driver (to fix it: install one); running on `gguf-cpu`"
         );
-        let error = choose(&candidates, "gguf", Some("gguf-cuda"), false).unwrap_err();
+        let error = choose(&candidates, &gguf, Some("gguf-cuda"), false).unwrap_err();
         assert_eq!(
             (error.to_string(), error.hint()),
             ("`gguf-cuda` cannot run: no driver".into(), Some("install one".into()))
         );
-        let error = choose(&candidates, "gguf", Some("guf-cpu"), true).unwrap_err();
+        let error = choose(&candidates, &gguf, Some("guf-cpu"), true).unwrap_err();
         assert_eq!(error.hint().unwrap(), "did you mean `gguf-cpu`?");
-        let error = choose(&candidates, "mlx", None, true).unwrap_err();
+        let error = choose(&candidates, &["mlx".into()], None, true).unwrap_err();
         assert!(error.to_string().contains("gguf-cpu: it loads gguf models, this is a mlx model"), "{error}");
+    }
+
+    #[test]
+    fn a_model_goes_to_the_backend_whose_own_format_it_has() {
+        let loading = |name: &str, formats: &[&str]| {
+            let mut candidate = candidate(name, Some(DeviceClass::Cpu));
+            candidate.report.as_mut().unwrap().capabilities = Capabilities::new("cpu", formats);
+            candidate
+        };
+        let candidates = [loading("mlx", &["mlx", "gguf"]), loading("gguf-cpu", &["gguf"])];
+        let chosen = |formats: &[&str], requested| {
+            let formats: Vec<String> = formats.iter().map(|format| (*format).into()).collect();
+            let choice = choose(&candidates, &formats, requested, true).unwrap();
+            (choice.candidate.name(), choice.format)
+        };
+        let is = |name: &str, format: &str| (name.to_owned(), format.to_owned());
+        assert_eq!(chosen(&["gguf"], None), is("gguf-cpu", "gguf"));
+        assert_eq!(chosen(&["gguf"], Some("mlx")), is("mlx", "gguf"));
+        assert_eq!(chosen(&["gguf", "mlx"], None), is("mlx", "mlx"), "the first, in its own format");
+        assert_eq!(chosen(&["gguf", "mlx"], Some("gguf-cpu")), is("gguf-cpu", "gguf"));
     }
 }

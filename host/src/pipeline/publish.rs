@@ -1,0 +1,98 @@
+//! Gives a finished artifact its name: durable first, and never over something that pajamas did not make.
+
+use crate::error::{Error, Result};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+/// The file in a folder artifact that tells where it came from. A folder with it is one that pajamas made.
+const PROVENANCE: &str = "pajamas.json";
+
+/// A file is replaced by one of the same name; a folder only if pajamas made it.
+///
+/// # Errors
+/// When there is a folder at `target` that pajamas did not make.
+pub fn check_replaceable(target: &Path) -> Result<()> {
+    if target.is_dir() && !target.join(PROVENANCE).is_file() {
+        return Err(Error::Refused {
+            message: format!("`{}` is a folder that pajamas did not make", target.display()),
+            hint: "choose another name with `--name`, or remove the folder".into(),
+        });
+    }
+    Ok(())
+}
+
+/// Makes what is at `from` durable, then renames it to `to`, on the same file system. What `to` was before lies in
+/// `from`'s folder afterwards, to be removed with it.
+///
+/// # Errors
+/// When writing or renaming fails. Then `to` is what it was.
+pub fn publish(from: &Path, to: &Path, provenance: &BTreeMap<String, String>) -> Result<()> {
+    if from.is_dir() {
+        let path = from.join(PROVENANCE);
+        let text = serde_json::to_string_pretty(provenance).unwrap_or_default();
+        let mut file = File::create(&path).map_err(Error::io("creating", &path))?;
+        writeln!(file, "{text}").map_err(Error::io("writing", &path))?;
+    }
+    sync(from)?;
+    // A folder cannot be renamed over one that has something in it.
+    let old = from.with_file_name("old");
+    let replaced = to.is_dir();
+    if replaced {
+        std::fs::rename(to, &old).map_err(Error::io("renaming", to))?;
+    }
+    if let Err(error) = std::fs::rename(from, to) {
+        if replaced {
+            // Its own error would hide the one that matters.
+            let _ = std::fs::rename(&old, to);
+        }
+        return Err(Error::io("renaming", from)(error));
+    }
+    if let Some(dir) = to.parent() {
+        // Not every file system can: the name is there all the same, only not yet durable.
+        let _ = File::open(dir).and_then(|dir| dir.sync_all());
+    }
+    Ok(())
+}
+
+fn sync(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        let listing = std::fs::read_dir(path).map_err(Error::io("reading", path))?;
+        for entry in listing {
+            sync(&entry.map_err(Error::io("reading", path))?.path())?;
+        }
+    }
+    let file = File::open(path).map_err(Error::io("opening", path))?;
+    match file.sync_all() {
+        Err(error) if !path.is_dir() => Err(Error::io("writing", path)(error)),
+        // As above.
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(path: &Path, text: &str) {
+        std::fs::create_dir_all(path).unwrap();
+        std::fs::write(path.join("weights"), text).unwrap();
+    }
+
+    #[test]
+    fn a_folder_replaces_one_that_pajamas_made_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (partial, target) = (dir.path().join("partial/m"), dir.path().join("m"));
+        let keys = BTreeMap::from([("pajamas.method".to_owned(), "4bit".to_owned())]);
+        for text in ["first", "second"] {
+            folder(&partial, text);
+            check_replaceable(&target).unwrap();
+            publish(&partial, &target, &keys).unwrap();
+            assert_eq!(std::fs::read_to_string(target.join("weights")).unwrap(), text);
+            assert!(std::fs::read_to_string(target.join(PROVENANCE)).unwrap().contains("4bit"));
+        }
+        std::fs::remove_file(target.join(PROVENANCE)).unwrap();
+        assert!(check_replaceable(&target).unwrap_err().to_string().contains("did not make"));
+    }
+}
