@@ -4,10 +4,15 @@ use pajamas_plugin_api::abi::client::LoadedModel;
 use pajamas_plugin_api::{
     CancelToken, ErrorKind, FinishReason, GenerateRequest, LoadRequest, OptionValue, Prompt, Sampling,
 };
-use pajamas_tests::{Home, argmax, golden, ids, library_name, mlx_bundle, pajama_tiny, perplexity, plugin};
+use pajamas_tests::{
+    Home, argmax, built_library, golden, ids, library_name, load_exact, mlx_bundle, pajama_tiny, perplexity, plugin,
+};
 use serde_json::Value;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+
+#[path = "../../plugins/mlx-folder/tests/common/mod.rs"]
+mod models;
 
 /// Where mlx-lm's two best logits lie closer than this, another order of the same sums may turn the choice.
 const MARGIN_F32: f64 = 0.002;
@@ -252,6 +257,8 @@ fn log_probabilities_come_with_the_tokens() {
     assert_eq!(seen, 4);
 }
 
+type Tensors<'a> = Vec<(String, safetensors::tensor::TensorView<'a>)>;
+
 #[test]
 fn damaged_folders_are_refused_with_the_tensors_name() {
     let Some(home) = home() else { return };
@@ -259,7 +266,7 @@ fn damaged_folders_are_refused_with_the_tensors_name() {
     let weights = folder.join("model.safetensors");
     let original = std::fs::read(&weights).unwrap();
     let run = || home.run(["run", folder.to_str().unwrap(), "-p", "x"]);
-    let rewrite = |change: &dyn Fn(&mut Vec<(String, safetensors::tensor::TensorView<'_>)>)| {
+    let rewrite = |change: &dyn Fn(&mut Tensors<'_>)| {
         let tensors = safetensors::SafeTensors::deserialize(&original).unwrap();
         let mut tensors: Vec<_> = tensors.tensors();
         change(&mut tensors);
@@ -285,4 +292,71 @@ fn damaged_folders_are_refused_with_the_tensors_name() {
     fails("has shape");
     std::fs::write(&weights, &original[..original.len() / 2]).unwrap();
     fails("model.safetensors");
+}
+
+#[test]
+fn gguf_files_run_as_they_do_on_llama_cpp() {
+    let Some(home) = home() else { return };
+    home.install("gguf_cpu");
+    let gguf = plugin(&built_library("gguf_cpu"));
+    let text = std::fs::read_to_string(pajama_tiny().join("validation.txt")).unwrap();
+    println!("| file | llama.cpp | MLX |\n|---|---|---|");
+    for method in ["F16", "Q8_0", "Q4_0", "Q4_K_M"] {
+        let file = home.quantized(method);
+        let (theirs, ours) = (load_exact(&gguf, &file), load(&file, |_| ()));
+        for entry in golden("tokens.json")["texts"].as_array().unwrap() {
+            let text = entry["text"].as_str().unwrap();
+            assert_eq!(ours.tokenize(text, false, true).unwrap(), ids(&entry["ids"]), "{method}: {text:?}");
+        }
+        let tokens = ours.tokenize(&text, false, false).unwrap();
+        let [theirs, ours] = [&theirs, &ours].map(|model| perplexity(model, &tokens[..1024], 256));
+        println!("| {method} | {theirs:.4} | {ours:.4} |");
+        // llama.cpp rounds what it multiplies quantized weights with to 8 bits.
+        assert!((ours / theirs - 1.0).abs() < 0.004, "{method}: perplexity {ours}, llama.cpp's is {theirs}");
+    }
+    let file = home.quantized("Q8_0");
+    let args = ["run", file.to_str().unwrap(), "-b", "mlx", "-t", "0", "-p", "What does a cow say?"];
+    assert_eq!(home.run(args).succeeded().stdout, "A cow says moo.\n");
+    // One that MLX cannot read goes to the next backend, aloud; with --strict it is an error.
+    let file = home.quantized("Q5_K_M");
+    let args = ["run", file.to_str().unwrap(), "-b", "mlx", "-t", "0", "-p", "What does a cow say?"];
+    let run = home.run(args);
+    assert_eq!(run.succeeded().stdout, "A cow says moo.\n");
+    assert!(run.stderr.contains("`mlx` failed") && run.stderr.contains("running on `gguf-cpu`"), "{run:?}");
+    home.run(args.iter().chain(&["--strict"])).failed_with("is of type Q5_K", "gguf backend");
+}
+
+#[test]
+fn a_llama_is_the_same_from_its_folder_and_from_its_gguf_file() {
+    let Some(home) = home() else { return };
+    home.install("gguf_cpu");
+    // Llama 3's rope, which GGUF stores as a tensor, and interleaved rows of queries and keys.
+    let mut source = models::Source::golden("llama");
+    source.config["vocab_size"] = 1280.into();
+    for name in ["model.embed_tokens.weight", "lm_head.weight"] {
+        source.tensor(name).shape[0] = 1280;
+    }
+    let folder = home.path().join("llama");
+    source.write(&folder);
+    let out = home.path().join("out");
+    let run = home.run(["quantize", folder.to_str().unwrap(), "-m", "F32", "-o", out.to_str().unwrap()]);
+    let file = PathBuf::from(run.succeeded().stdout.trim());
+    let mlx = home.run(["quantize", folder.to_str().unwrap(), "-f", "mlx", "-m", "f32", "-o", out.to_str().unwrap()]);
+    let mlx = PathBuf::from(mlx.succeeded().stdout.trim());
+    let tokens: Vec<u32> = (0..300_u32).map(|i| (7 * i * i + 3 * i) % 1280).collect();
+    let [from_folder, from_file] = [mlx, file].map(|path| {
+        let mut rows = Vec::new();
+        let mut keep = |_: usize, row: &[f32]| {
+            rows.push(row.to_vec());
+            ControlFlow::Continue(())
+        };
+        load(&path, |_| ()).logits(&tokens, 0, &mut keep, &CancelToken::never()).unwrap();
+        rows
+    });
+    assert_eq!(from_folder.len(), 300);
+    for (position, (a, b)) in from_folder.iter().zip(&from_file).enumerate() {
+        let greatest = a.iter().fold(0_f32, |greatest, value| greatest.max(value.abs()));
+        let apart = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0_f32, f32::max);
+        assert!(apart < 1e-3 * greatest, "position {position}: {apart} apart, the greatest is {greatest}");
+    }
 }

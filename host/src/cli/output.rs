@@ -60,6 +60,12 @@ pub fn table(rows: &[Vec<String>]) {
     }
 }
 
+/// Splits NAME=VALUE; for clap.
+pub fn name_and_value(pair: &str) -> Result<(String, String), String> {
+    let (name, value) = pair.split_once('=').ok_or("it has no `=`; write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,10 +76,4 @@ mod tests {
         assert_eq!(size(2_211_616), "2.1 MiB");
         assert_eq!(clean("a\x1b[31mb\r"), "a\u{fffd}[31mb\u{fffd}");
     }
-}
-
-/// Splits NAME=VALUE; for clap.
-pub fn name_and_value(pair: &str) -> Result<(String, String), String> {
-    let (name, value) = pair.split_once('=').ok_or("it has no `=`; write NAME=VALUE")?;
-    Ok((name.to_owned(), value.to_owned()))
 }

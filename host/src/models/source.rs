@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 pub struct Source {
     /// Its file or folder.
     pub path: PathBuf,
-    /// What it is, as [`format`] tells: `huggingface` for what is to be quantized, else the format it runs in.
+    /// What it is, as [`mod@format`] tells: `huggingface` for what is to be quantized, else the format it runs in.
     pub format: String,
     /// Its name, for file names: the folder's, the file's stem, or the last part of the id.
     pub name: String,

@@ -1,19 +1,19 @@
-//! llama.cpp as pajamas uses it: running GGUF models, making them, and the file format itself.
+//! llama.cpp as pajamas uses it: running GGUF models, and making them.
 //!
 //! | module | what it holds |
 //! |---|---|
 //! | [`engine`] | running models |
 //! | [`convert`] | Hugging Face folders to GGUF, without llama.cpp |
 //! | [`quantize`] | GGUF files in full precision to quantized ones |
-//! | [`gguf_file`] | reading and writing the format, without llama.cpp |
 //!
 //! A plugin for one kind of hardware is a thin cdylib around this crate: it says whether its device is there, and
 //! takes [`capabilities`], [`load`] and [`GgufQuantizer`] from here.
 
 pub mod convert;
 pub mod engine;
-pub mod gguf_file;
 pub mod quantize;
+
+use pajamas_gguf_file as gguf_file;
 
 pub use engine::{GgufModel, cpu_device, option_specs};
 pub use quantize::GgufQuantizer;

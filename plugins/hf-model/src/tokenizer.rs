@@ -59,14 +59,36 @@ impl TokenizerFiles {
         let tokenizer_config = read_json_if_present(&dir.join("tokenizer_config.json"))?
             .unwrap_or_else(|| Value::Object(Default::default()));
         let special_tokens_map = read_json_if_present(&dir.join("special_tokens_map.json"))?;
-        let malformed = |what: &str| Error::invalid_model(format!("`{}` has no usable {what}", path.display()));
+        let tokenizer_config = with_special_tokens(tokenizer_config, special_tokens_map);
+        let chat_templates = chat_templates(dir, &tokenizer_config)?;
+        Self::new(&path, tokenizer, tokenizer_config, chat_templates)
+    }
 
+    /// The same from what would be in the files; `path` is for error messages.
+    ///
+    /// # Errors
+    /// `InvalidModel` where `tokenizer` is not as tokenizer.json must be.
+    pub fn new(
+        path: &Path,
+        tokenizer: Value,
+        tokenizer_config: Value,
+        chat_templates: Vec<ChatTemplate>,
+    ) -> Result<Self> {
+        let malformed = |what: &str| Error::invalid_model(format!("`{}` has no usable {what}", path.display()));
         let vocabulary = vocabulary(&tokenizer).ok_or_else(|| malformed("`model.vocab`"))?;
         let merges = merges(&tokenizer).ok_or_else(|| malformed("`model.merges`"))?;
         let added_tokens = added_tokens(&tokenizer, &tokenizer_config).ok_or_else(|| malformed("`added_tokens`"))?;
-        let chat_templates = chat_templates(dir, &tokenizer_config)?;
-        let tokenizer_config = with_special_tokens(tokenizer_config, special_tokens_map);
+        let path = path.to_owned();
         Ok(Self { path, tokenizer, tokenizer_config, vocabulary, merges, added_tokens, chat_templates })
+    }
+
+    /// The tokenizer itself.
+    ///
+    /// # Errors
+    /// `InvalidModel` where it cannot be made of what the files say.
+    pub fn load(&self) -> Result<tokenizers::Tokenizer> {
+        serde_json::from_value(self.tokenizer.clone())
+            .map_err(|error| Error::invalid_model(format!("loading `{}` failed: {error}", self.path.display())))
     }
 
     /// The path of `tokenizer.json`.

@@ -2,14 +2,17 @@
 //!
 //! - `devices`: what this build of MLX can work on here
 //! - `options`: load options, and the settings that they come to
-//! - `model`, `load`, `vocabulary`: a folder, loaded; its tensors; its tokenizer
-//! - `engine`: running it
+//! - `source`, `folder`, `gguf`: what can be loaded, and how each is read
+//! - `vocabulary`: tokenizing
+//! - `model`, `engine`: a loaded model, and running it
 
 mod devices;
 mod engine;
-mod load;
+mod folder;
+mod gguf;
 mod model;
 mod options;
+mod source;
 mod vocabulary;
 
 use devices::Hardware;
@@ -28,7 +31,7 @@ impl Backend for Mlx {
     fn capabilities(&self) -> Capabilities {
         const PRECISIONS: [&str; 9] = ["f32", "f16", "bf16", "8bit", "6bit", "5bit", "4bit", "3bit", "2bit"];
         let hardware = devices::hardware();
-        let mut capabilities = Capabilities::new(hardware.name(), &["mlx"]);
+        let mut capabilities = Capabilities::new(hardware.name(), &["mlx", "gguf"]);
         capabilities.precisions = PRECISIONS.map(String::from).into();
         capabilities.logits = true;
         capabilities.logprobs = true;
@@ -54,6 +57,6 @@ impl Backend for Mlx {
 
 export_plugin! {
     name: "mlx",
-    formats: "mlx",
+    formats: "mlx,gguf",
     backend: || Box::new(Mlx),
 }

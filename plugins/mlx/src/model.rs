@@ -1,13 +1,12 @@
-//! An MLX folder, loaded, as the plugin API's `Model`.
+//! A loaded model, as the plugin API's `Model`.
 
 use crate::devices;
 use crate::engine::architecture::Architecture;
 use crate::engine::generate::Answer;
 use crate::engine::thread::Engine;
-use crate::load;
 use crate::options::Settings;
+use crate::source::Source;
 use crate::vocabulary::Vocabulary;
-use pajamas_mlx_folder::MlxFolder;
 use pajamas_plugin_api::{
     CancelToken, Error, ErrorKind, GenerateRequest, LoadRequest, MemoryUsage, Model, ModelInfo, Progress, Result,
     TokenSink, check_ids,
@@ -22,24 +21,28 @@ pub(crate) struct MlxModel {
 }
 
 impl MlxModel {
-    /// Loads the folder at `request.path`.
+    /// Loads the folder or file at `request.path`.
     ///
     /// # Errors
-    /// `InvalidModel` for a folder that is damaged or incomplete, or has a tensor too many; `Unsupported` for an
+    /// `InvalidModel` for a model that is damaged or incomplete, or has a tensor too many; `Unsupported` for an
     /// architecture or a quantization that is not known; `OutOfMemory`; `Cancelled`.
     pub(crate) fn load(request: &LoadRequest, progress: &Progress, cancel: &CancelToken) -> Result<Self> {
         cancel.check()?;
         devices::start();
-        let folder = MlxFolder::open(&request.path)?;
-        let model = folder.model();
-        let architecture = Architecture::new(model.config())?;
+        let source = Source::open(&request.path)?;
+        let mut architecture = Architecture::new(source.config())?;
+        architecture.rope_factors = source.rope_factors()?;
         let settings = Settings::new(request, architecture.context_length)?;
-        let vocabulary = Vocabulary::new(model, architecture.vocabulary_size.unsigned_abs())?;
-        let weights = load::weights(&folder, architecture.tied, settings.compute, progress, cancel)?;
+        let vocabulary = Vocabulary::new(
+            &source.tokenizer()?,
+            source.end_of_generation(),
+            architecture.vocabulary_size.unsigned_abs(),
+        )?;
+        let weights = source.weights(architecture.tied, settings.compute, progress, cancel)?;
         let mut info = ModelInfo {
             architecture: architecture.name.into(),
-            name: model.model_id(),
-            quantization: load::describe(&folder),
+            name: source.name(),
+            quantization: source.describe(),
             parameter_count: weights.parameter_count(),
             size_bytes: weights.size_bytes(),
             context_length: settings.context_length,

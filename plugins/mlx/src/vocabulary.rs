@@ -1,6 +1,6 @@
 //! The tokenizer of a model folder: text to ids by the `tokenizers` crate, ids to bytes by a table.
 
-use pajamas_hf_model::{HfModel, TokenizerFiles};
+use pajamas_hf_model::TokenizerFiles;
 use pajamas_plugin_api::{Error, Prompt, Result, SpecialToken, check_ids};
 use std::collections::{BTreeMap, HashMap};
 use tokenizers::Tokenizer;
@@ -24,13 +24,13 @@ pub(crate) struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// Reads the tokenizer of `model`, which has `size` rows of logits.
+    /// The vocabulary that `files` describe, of a model with `size` rows of logits; `end_of_generation` are the ids that
+    /// the model itself names as ending an answer.
     ///
     /// # Errors
     /// `InvalidModel` for a tokenizer that is missing or damaged, or has ids beyond `size`.
-    pub(crate) fn new(model: &HfModel, size: u32) -> Result<Self> {
-        let files = model.tokenizer()?;
-        let parsing = model.load_tokenizer()?;
+    pub(crate) fn new(files: &TokenizerFiles, mut end_of_generation: Vec<u32>, size: u32) -> Result<Self> {
+        let parsing = files.load()?;
         let mut plain = parsing.clone();
         plain.set_encode_special_tokens(true);
         let token = |role: &str| {
@@ -48,12 +48,11 @@ impl Vocabulary {
             .filter(|token| token.special)
             .map(|token| SpecialToken { id: token.id, text: token.content.clone() })
             .collect();
-        let mut end_of_generation = model.eos_token_ids();
         end_of_generation.extend(eos.as_ref().map(|eos| eos.id));
         end_of_generation.sort_unstable();
         end_of_generation.dedup();
         let vocabulary = Self {
-            pieces: pieces(&files, size)?,
+            pieces: pieces(files, size)?,
             adds_bos: files.adds_token("bos").unwrap_or(begins),
             control_texts: control_tokens.iter().map(|token| token.text.clone()).collect(),
             chat_templates: files

@@ -1,29 +1,9 @@
 //! Recognises a byte-level BPE tokenizer's pre-tokenizer by its structure, and gives llama.cpp's name for it.
 
+use crate::gguf_file::PreTokenizer;
 use pajamas_hf_model::TokenizerFiles;
 use pajamas_plugin_api::{Error, Result};
 use serde_json::Value;
-
-/// How llama.cpp splits text, by its name, and the regular expressions of `tokenizer.json` that do the same.
-struct Known {
-    name: &'static str,
-    /// In order; empty where the byte-level step itself splits, as GPT-2's does.
-    patterns: &'static [&'static str],
-    /// The values of `ignore_merges` that go with it; llama.cpp ties that to the name.
-    ignore_merges: Option<bool>,
-}
-
-const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN_2: &str =
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
-const KNOWN: [Known; 4] = [
-    Known { name: "qwen2", patterns: &[QWEN_2], ignore_merges: None },
-    Known { name: "llama-bpe", patterns: &[LLAMA_3], ignore_merges: Some(true) },
-    // The same expression without whole words first.
-    Known { name: "smaug-bpe", patterns: &[LLAMA_3], ignore_merges: Some(false) },
-    Known { name: "gpt-2", patterns: &[], ignore_merges: None },
-];
 
 /// llama.cpp's name of the pre-tokenizer: `tokenizer.ggml.pre`.
 pub(super) fn recognize(tokenizer: &TokenizerFiles) -> Result<&'static str> {
@@ -33,7 +13,7 @@ pub(super) fn recognize(tokenizer: &TokenizerFiles) -> Result<&'static str> {
     };
     let structure = Structure::read(tokenizer.pre_tokenizer()).map_err(&unknown)?;
     let ignore_merges = tokenizer.model_flag("ignore_merges");
-    KNOWN
+    PreTokenizer::ALL
         .iter()
         .find(|known| {
             known.patterns == structure.patterns

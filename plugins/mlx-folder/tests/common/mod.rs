@@ -12,7 +12,10 @@ use std::path::{Path, PathBuf};
 
 /// The file of `tests/fixtures` at `path`.
 pub fn fixture(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(path)
+    // Tests of several crates use this file.
+    let above = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    let fixtures = above.map(|folder| folder.join("tests/fixtures")).find(|folder| folder.is_dir());
+    fixtures.expect("the fixtures").join(path)
 }
 
 /// What mlx-lm made.

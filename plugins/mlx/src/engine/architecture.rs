@@ -18,6 +18,8 @@ pub(crate) struct Architecture {
     pub(crate) context_length: u32,
     pub(crate) rms_norm_epsilon: f32,
     pub(crate) rope: Rope,
+    /// Stored instead of computed: by what each pair of dimensions is rotated more slowly.
+    pub(crate) rope_factors: Option<Vec<f32>>,
     /// Whether rotated pairs are neighbours (as in GGUF files of Llama) and not half a head apart.
     pub(crate) rope_traditional: bool,
     /// Whether the output layer is the embedding.
@@ -114,6 +116,7 @@ impl Architecture {
             context_length: u32::try_from(config.context_length()?).unwrap_or(u32::MAX),
             rms_norm_epsilon: config.rms_norm_epsilon() as f32,
             rope: checked_rope(config)?,
+            rope_factors: None,
             rope_traditional: config.flag("rope_traditional"),
             tied: config.tied_embeddings(),
             qkv_bias: family.qkv_bias || attention_bias,

@@ -154,7 +154,7 @@ impl Attention {
             heads: a.heads,
             kv_heads: a.kv_heads,
             head_dim: a.head_dim,
-            rope: Rope::new(&a.rope, a.head_dim, a.rope_traditional),
+            rope: Rope::new(&a.rope, a.rope_factors.as_deref(), a.head_dim, a.rope_traditional),
             window: a.windows.get(index).copied().flatten(),
         })
     }

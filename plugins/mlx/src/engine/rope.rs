@@ -24,11 +24,16 @@ enum Kind {
 }
 
 impl Rope {
-    /// For heads of `dimensions` values.
-    pub(crate) fn new(settings: &Settings, dimensions: i32, traditional: bool) -> Self {
+    /// For heads of `dimensions` values; `factors` say how much more slowly each pair rotates, where they are stored.
+    pub(crate) fn new(settings: &Settings, factors: Option<&[f32]>, dimensions: i32, traditional: bool) -> Self {
         let theta = settings.theta;
         let base = |scale: f64| Kind::Base { base: theta as f32, scale: scale as f32 };
         let mut multiplier = 1.0;
+        if let Some(factors) = factors {
+            let slowed = periods(dimensions, theta).zip(factors).map(|(period, factor)| period as f32 * factor);
+            let kind = Kind::Table(array(&slowed.collect::<Vec<f32>>()));
+            return Self { dimensions, traditional, kind, multiplier: 1.0 };
+        }
         let kind = match &settings.scaling {
             RopeScaling::Linear { factor } => base(1.0 / factor),
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context_length } => {

@@ -6,7 +6,7 @@ mod common;
 use super::architecture::Architecture;
 use super::cache::Cache;
 use super::network::{Network, Rows};
-use crate::load;
+use crate::folder as load;
 use common::Source;
 use mlx_rs::{Array, Dtype};
 use pajamas_mlx_folder::MlxFolder;

@@ -4,7 +4,7 @@ use crate::engine::weights::{Affine, Weights};
 use mlx_rs::{Array, Dtype};
 use pajamas_hf_model::Tensor;
 use pajamas_mlx_folder::{LayerQuantization, MlxFolder, Mode};
-use pajamas_plugin_api::{CancelToken, Error, Progress, Result};
+use pajamas_plugin_api::{CancelToken, Error, ErrorKind, Progress, Result};
 use std::collections::HashMap;
 
 /// Reads every tensor of `folder` that its layers use, and how the quantized ones are quantized.
@@ -27,14 +27,14 @@ pub(crate) fn weights(
         let needless =
             tensor.name().ends_with("rotary_emb.inv_freq") || (tied && tensor.name().starts_with("lm_head."));
         if !needless {
-            tensors.insert(tensor.name().to_owned(), array(tensor)?);
+            tensors.insert(tensor.name().to_owned(), tensor_array(tensor)?);
         }
     }
     progress.report("loading", 1.0, "");
     Ok(Weights::new(tensors, quantization(folder)?, compute, model.dir()))
 }
 
-fn array(tensor: &Tensor) -> Result<Array> {
+fn tensor_array(tensor: &Tensor) -> Result<Array> {
     let dtype = match tensor.dtype() {
         pajamas_hf_model::Dtype::F32 => Dtype::Float32,
         pajamas_hf_model::Dtype::F16 => Dtype::Float16,
@@ -49,25 +49,25 @@ fn array(tensor: &Tensor) -> Result<Array> {
             )));
         }
     };
-    let too_large =
-        || Error::unsupported(format!("tensor `{}` is larger than MLX takes", tensor.name().escape_debug()));
     let shape: Vec<i32> =
-        tensor.shape().iter().map(|size| i32::try_from(*size)).collect::<Result<_, _>>().map_err(|_| too_large())?;
-    let bytes = tensor.read(0..tensor.size_bytes())?;
-    if bytes.is_empty() {
-        return Err(Error::invalid_model(format!(
-            "`{}`: tensor `{}` is empty",
-            tensor.file().display(),
-            tensor.name().escape_debug()
-        )));
+        tensor.shape().iter().map(|size| i32::try_from(*size)).collect::<Result<_, _>>().map_err(|_| {
+            Error::unsupported(format!("tensor `{}` is larger than MLX takes", tensor.name().escape_debug()))
+        })?;
+    array(&tensor.read(0..tensor.size_bytes())?, &shape, dtype)
+}
+
+/// A copy of `bytes`, little-endian elements of `dtype`, as MLX's.
+pub(crate) fn array(bytes: &[u8], shape: &[i32], dtype: Dtype) -> Result<Array> {
+    let item_bytes: u64 = if matches!(dtype, Dtype::Float16 | Dtype::Bfloat16) { 2 } else { 4 };
+    let elements = shape.iter().try_fold(1_u64, |product, size| product.checked_mul(u64::try_from(*size).ok()?));
+    if bytes.is_empty() || elements.and_then(|count| count.checked_mul(item_bytes)) != Some(bytes.len() as u64) {
+        return Err(Error::invalid_model(format!("a tensor of shape {shape:?} cannot have {} bytes", bytes.len())));
     }
-    // SAFETY: `bytes` holds all elements of this shape and type, as the reader has checked; MLX copies them.
-    let array = unsafe { Array::from_raw_data(bytes.as_ptr().cast(), &shape, dtype) };
+    // SAFETY: `bytes` holds all elements of this shape and type, as was just checked; MLX copies them.
+    let array = unsafe { Array::from_raw_data(bytes.as_ptr().cast(), shape, dtype) };
     if array.as_ptr().ctx.is_null() {
-        return Err(Error::new(
-            pajamas_plugin_api::ErrorKind::OutOfMemory,
-            format!("MLX has no memory for tensor `{}` of {} bytes", tensor.name().escape_debug(), bytes.len()),
-        ));
+        let message = format!("MLX has no memory for a tensor of {} bytes", bytes.len());
+        return Err(Error::new(ErrorKind::OutOfMemory, message));
     }
     Ok(array)
 }

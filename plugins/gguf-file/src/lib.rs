@@ -1,12 +1,15 @@
-//! The GGUF file format, version 3: its types, a streaming writer, and a reader that trusts nothing.
+//! The GGUF file format, version 3: its types, a streaming writer, a reader that trusts nothing, and the pre-tokenizers
+//! that its vocabularies name.
 //!
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
+mod pre_tokenizer;
 pub mod reader;
 pub mod types;
 mod value;
 pub mod writer;
 
+pub use pre_tokenizer::PreTokenizer;
 pub use reader::GgufFile;
 pub use types::{FileType, GgmlType};
 pub use value::{Metadata, Value, ValueType};

@@ -1,0 +1,84 @@
+//! What is loaded: an MLX folder or a GGUF file, as the same parts.
+
+use crate::engine::weights::Weights;
+use crate::folder;
+use crate::gguf::Gguf;
+use mlx_rs::Dtype;
+use pajamas_hf_model::{Config, TokenizerFiles};
+use pajamas_mlx_folder::MlxFolder;
+use pajamas_plugin_api::{CancelToken, Progress, Result};
+use std::path::Path;
+
+/// A model whose headers were read.
+pub(crate) enum Source {
+    Folder(MlxFolder),
+    Gguf(Gguf),
+}
+
+impl Source {
+    /// Opens what is at `path`.
+    ///
+    /// # Errors
+    /// `InvalidModel` where it is damaged or incomplete; `Unsupported`.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        Ok(if path.is_file() { Self::Gguf(Gguf::open(path)?) } else { Self::Folder(MlxFolder::open(path)?) })
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        match self {
+            Self::Folder(folder) => folder.model().config(),
+            Self::Gguf(gguf) => gguf.config(),
+        }
+    }
+
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Folder(folder) => folder.model().model_id(),
+            Self::Gguf(gguf) => gguf.name(),
+        }
+    }
+
+    /// How the weights are stored, in words.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::Folder(folder) => folder::describe(folder),
+            Self::Gguf(gguf) => gguf.describe(),
+        }
+    }
+
+    pub(crate) fn tokenizer(&self) -> Result<TokenizerFiles> {
+        match self {
+            Self::Folder(folder) => folder.model().tokenizer(),
+            Self::Gguf(gguf) => gguf.tokenizer(),
+        }
+    }
+
+    /// Every id that it names as ending an answer.
+    pub(crate) fn end_of_generation(&self) -> Vec<u32> {
+        match self {
+            Self::Folder(folder) => folder.model().eos_token_ids(),
+            Self::Gguf(gguf) => gguf.end_of_generation(),
+        }
+    }
+
+    /// By what each pair of dimensions is rotated more slowly, where that is stored with the weights.
+    pub(crate) fn rope_factors(&self) -> Result<Option<Vec<f32>>> {
+        match self {
+            Self::Folder(_) => Ok(None),
+            Self::Gguf(gguf) => gguf.rope_factors(),
+        }
+    }
+
+    pub(crate) fn weights(
+        &self,
+        tied: bool,
+        compute: Option<Dtype>,
+        progress: &Progress,
+        cancel: &CancelToken,
+    ) -> Result<Weights> {
+        match self {
+            Self::Folder(folder) => folder::weights(folder, tied, compute, progress, cancel),
+            Self::Gguf(gguf) => gguf.weights(compute, progress, cancel),
+        }
+    }
+}
