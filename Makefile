@@ -5,11 +5,13 @@ RELEASE := $(TARGET_DIR)/release
 EXTENSION := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
 CARGO ?= cargo
 PREFIX ?= $(HOME)/.pajamas
+TEMPLATE := --manifest-path plugin-template/Cargo.toml --target-dir "$(TARGET_DIR)"
 
 # The MLX backend is tested where MLX can be had.
 ifneq ($(MLX),0)
 ifneq ($(filter Linux-x86_64 Linux-aarch64 Darwin-arm64,$(shell uname -sm | tr ' ' -)),)
 TEST_MLX := tools/build-plugin-mlx cargo test --release -- --test-threads=1
+LINT_MLX := tools/build-plugin-mlx cargo clippy --release --all-targets -- -D warnings
 endif
 endif
 
@@ -49,7 +51,8 @@ demo: build ## quantize the bundled model and let it answer
 
 test: build $(if $(TEST_MLX),plugin-mlx) ## build everything and run every test (MLX=0 leaves the MLX backend out)
 	$(CARGO) build --release --locked --workspace --all-targets
-	$(CARGO) build --release --locked --manifest-path plugin-template/Cargo.toml --target-dir "$(TARGET_DIR)"
+	$(CARGO) build --release --locked $(TEMPLATE)
+	$(CARGO) test --release --locked $(TEMPLATE)
 	$(TEST_MLX)
 	$(CARGO) test --release --locked --workspace -- --test-threads=1
 
@@ -59,7 +62,10 @@ quality: build ## print the perplexity of each method beside transformers'
 lint: deps ## formatting, clippy, documentation
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --check --manifest-path plugins/mlx/Cargo.toml
+	$(CARGO) fmt --check --manifest-path plugin-template/Cargo.toml
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --release --locked --all-targets $(TEMPLATE) -- -D warnings
+	$(LINT_MLX)
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps
 
 bench: build ## the plugin beside a bare llama.cpp loop, on Qwen2.5-0.5B's shapes

@@ -1,4 +1,4 @@
-//! What the host lends to a plugin: its log, a cache folder, a thread budget.
+//! What the host lends to a plugin: its log, a cache folder, a thread budget, and where the plugin lies.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -34,6 +34,7 @@ pub struct HostServices {
     pub(crate) log: Log,
     pub(crate) cache_dir: PathBuf,
     pub(crate) thread_budget: u32,
+    pub(crate) plugin_dir: PathBuf,
 }
 
 impl HostServices {
@@ -43,7 +44,8 @@ impl HostServices {
         cache_dir: impl Into<PathBuf>,
         thread_budget: u32,
     ) -> Self {
-        Self { log: Box::new(log), cache_dir: cache_dir.into(), thread_budget: thread_budget.max(1) }
+        let thread_budget = thread_budget.max(1);
+        Self { log: Box::new(log), cache_dir: cache_dir.into(), thread_budget, plugin_dir: PathBuf::new() }
     }
 
     /// Writes a line to the host's log. Never print: stdout belongs to the user's data, stderr to progress bars.
@@ -54,6 +56,11 @@ impl HostServices {
     /// A folder for what can be made again; it may not exist yet.
     pub fn cache_dir(&self) -> PathBuf {
         self.cache_dir.clone()
+    }
+
+    /// The folder that the plugin's library lies in, where a bundle has its other files. Empty outside of a host.
+    pub fn plugin_dir(&self) -> PathBuf {
+        self.plugin_dir.clone()
     }
 
     /// How many threads the plugin may compute with; at least 1.

@@ -6,6 +6,7 @@ mod generation;
 mod interruption;
 mod misbehaving_plugins;
 mod mlx;
+mod mlx_quantizing;
 mod oracle;
 mod plugin_listing;
 mod plugin_template;

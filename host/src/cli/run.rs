@@ -121,6 +121,9 @@ pub fn execute(args: Args, common: &super::Common, mut config: Config) -> anyhow
     let candidates = plugins::survey(&config);
     let interrupt = Interrupt::install()?;
     let session = Session::open(&args, source, &candidates, &config, &interrupt)?;
+    if !args.raw && !session.model.info().chat_templates.contains_key("default") {
+        output::say("note: this model has no chat template; it continues the text as it is");
+    }
     match prompt {
         Some(prompt) => session.answer(&args, common, &prompt, &interrupt),
         None => session.chat(&args, common, &interrupt),
@@ -438,7 +441,7 @@ impl<'a> Wanted<'a> {
             if makeable.is_empty() {
                 // Says which quantizer is missing, or which method there is none of.
                 let options = QuantizeOptions { method: args.method.clone(), ..QuantizeOptions::default() };
-                pipeline::method(&source.format, &options, candidates, config)?;
+                pipeline::method(&source, &options, candidates, config)?;
             }
             return Ok(Self { args, source, formats: makeable, as_it_is: false });
         }
@@ -466,7 +469,7 @@ impl<'a> Wanted<'a> {
             method: self.args.method.clone(),
             ..QuantizeOptions::default()
         };
-        let (_, method) = pipeline::method(&self.source.format, &options, candidates, config)?;
+        let (_, method) = pipeline::method(&self.source, &options, candidates, config)?;
         if let Some(path) = store::find(config, &self.source, format, &method)? {
             return Ok(path);
         }

@@ -70,7 +70,7 @@ pub fn quantize(
     progress: &dyn Fn(&ProgressUpdate),
     cancel: &CancelToken,
 ) -> Result<Artifact> {
-    let (candidate, recipe) = find_quantizer(candidates, &source.format, options, config)?;
+    let (candidate, recipe) = find_quantizer(candidates, source, options, config)?;
     let recipe_options: Options = options
         .options
         .iter()
@@ -112,6 +112,7 @@ pub fn quantize(
     let partial = Partial::create(&target, dir_is_new)?;
     let output = partial.dir.join(target.file_name().unwrap_or_default());
     let mut job = QuantizeJob::new(&source.path, &recipe.name, output, partial.dir.join("scratch"));
+    job.source_format.clone_from(&source.format);
     job.threads = config.threads;
     job.options = recipe_options;
     job.provenance = provenance(source, &recipe, candidate);
@@ -151,17 +152,17 @@ pub fn quantize(
     })
 }
 
-/// The format and name of the recipe that `options` come to, for a source in `source_format`.
+/// The format and name of the recipe that `options` come to, for `source`.
 ///
 /// # Errors
 /// When no quantizer makes it.
 pub fn method(
-    source_format: &str,
+    source: &Source,
     options: &QuantizeOptions,
     candidates: &[Candidate],
     config: &Config,
 ) -> Result<(String, String)> {
-    find_quantizer(candidates, source_format, options, config).map(|(_, recipe)| (recipe.format, recipe.name))
+    find_quantizer(candidates, source, options, config).map(|(_, recipe)| (recipe.format, recipe.name))
 }
 
 /// The formats that can be made of a source in `source_format`, by `method` if it is given.
@@ -187,10 +188,11 @@ fn recipes(candidates: &[Candidate]) -> impl Iterator<Item = (&Candidate, &Recip
 /// The first candidate whose quantizer makes what is wanted, and its recipe for that.
 fn find_quantizer<'a>(
     candidates: &'a [Candidate],
-    source_format: &str,
+    source: &Source,
     options: &QuantizeOptions,
     config: &Config,
 ) -> Result<(&'a Candidate, Recipe)> {
+    let source_format = source.format.as_str();
     let able: Vec<_> = recipes(candidates)
         .filter(|(_, recipe)| recipe.sources.iter().any(|known| known == source_format))
         .filter(|(_, recipe)| options.format.as_ref().is_none_or(|format| recipe.format.eq_ignore_ascii_case(format)))
@@ -216,6 +218,11 @@ fn find_quantizer<'a>(
             }
             Err(Error::UnknownRecipe { name: name.clone(), known })
         }
+        _ if source_format == format::MLX => Err(Error::Invalid {
+            path: source.path.clone(),
+            message: "this is an MLX model already; quantizing it again would add a second loss to the first".into(),
+            hint: "quantize the original instead: a Hugging Face folder or id".into(),
+        }),
         _ => Err(Error::NoBackend {
             task: match (&options.format, source_format) {
                 (None, format::HUGGING_FACE) => "quantize models".into(),

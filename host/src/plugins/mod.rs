@@ -139,7 +139,9 @@ fn ask(candidate: &mut Candidate, config: &Config) {
                 Availability::Available { .. } => candidate.status = Status::Available,
                 Availability::QuantizeOnly => {
                     candidate.status = Status::QuantizeOnly;
-                    candidate.reason = "it makes models and runs none".into();
+                    let mut formats: Vec<&str> = report.recipes.iter().map(|recipe| recipe.format.as_str()).collect();
+                    formats.dedup();
+                    candidate.reason = format!("it makes {} models and runs none", formats.join(", "));
                 }
                 Availability::Unavailable { reason, remedy } => {
                     candidate.status = Status::Unavailable;

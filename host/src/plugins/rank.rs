@@ -126,7 +126,7 @@ fn obstacle(candidate: &Candidate, formats: &[String]) -> Option<String> {
     }
     let own = loads(candidate);
     (!own.iter().any(|known| formats.contains(known)))
-        .then(|| format!("it loads {} models, this is a {} model", own.join(", "), formats.join(" or ")))
+        .then(|| format!("it loads {} models, not {}", own.join(", "), formats.join(" or ")))
 }
 
 fn none_can(candidates: &[Candidate], formats: &[String]) -> Error {
@@ -224,7 +224,7 @@ mod tests {
         let error = choose(&candidates, &gguf, Some("guf-cpu"), true).unwrap_err();
         assert_eq!(error.hint().unwrap(), "did you mean `gguf-cpu`?");
         let error = choose(&candidates, &["mlx".into()], None, true).unwrap_err();
-        assert!(error.to_string().contains("gguf-cpu: it loads gguf models, this is a mlx model"), "{error}");
+        assert!(error.to_string().contains("gguf-cpu: it loads gguf models, not mlx"), "{error}");
     }
 
     #[test]

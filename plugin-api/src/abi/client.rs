@@ -33,7 +33,9 @@ impl Plugin {
     /// # Errors
     /// `Unsupported`, with the loader's or the layout check's words, when the library cannot be loaded, is no plugin,
     /// or is one of another binary interface.
-    pub unsafe fn open(path: &Path, services: HostServices) -> Result<Self> {
+    pub unsafe fn open(path: &Path, mut services: HostServices) -> Result<Self> {
+        services.plugin_dir =
+            std::path::absolute(path).ok().and_then(|path| path.parent().map(Path::to_owned)).unwrap_or_default();
         // SAFETY: the caller trusts the file's constructors.
         let library = unsafe { open_library(path) }
             .map_err(|error| Error::unsupported("the library cannot be loaded").with_cause(&error))?;
@@ -290,12 +292,13 @@ fn host_table(services: HostServices) -> HostTableRef {
         }));
     }
     let services: &'static HostServices = Box::leak(Box::new(services));
-    let cache_dir: &'static str = Box::leak(services.cache_dir.to_string_lossy().into_owned().into_boxed_str());
+    let leaked = |path: &Path| -> &'static str { Box::leak(path.to_string_lossy().into_owned().into_boxed_str()) };
     HostTable {
         data: std::ptr::from_ref(services).cast(),
         log,
-        cache_dir: RStr::from_str(cache_dir),
+        cache_dir: RStr::from_str(leaked(&services.cache_dir)),
         thread_budget: services.thread_budget(),
+        plugin_dir: RStr::from_str(leaked(&services.plugin_dir)),
     }
     .leak_into_prefix()
 }

@@ -44,7 +44,9 @@ pub fn init(host: HostTableRef, construct: fn() -> Box<dyn Backend>) -> Reply {
             let host = table.get();
             (host.log())(host.data(), level as u8, RStr::from(target), RStr::from(message));
         };
-        crate::host_services::install(HostServices::new(log, cache_dir.as_str(), host.thread_budget()));
+        let mut services = HostServices::new(log, cache_dir.as_str(), host.thread_budget());
+        services.plugin_dir = host.plugin_dir().as_str().into();
+        crate::host_services::install(services);
         BACKEND.get_or_init(construct);
         Ok(())
     }))
@@ -140,12 +142,23 @@ extern "C" fn recipes() -> Reply {
 
 extern "C" fn quantize(job: RSlice<'_, u8>, progress: Callback, cancel: CancelCallback) -> Reply {
     reply(guard(|| {
-        let job: QuantizeJob = decode(&job, "the quantize job")?;
+        let mut job: QuantizeJob = decode(&job, "the quantize job")?;
         let quantizer = quantizer()?;
         let known: Vec<Recipe> = quantizer.recipes();
         let recipe = known.iter().find(|recipe| recipe.name.eq_ignore_ascii_case(&job.recipe));
         let recipe = recipe.ok_or_else(|| Error::unsupported(format!("unknown recipe `{}`", job.recipe)))?;
+        if !recipe.sources.contains(&job.source_format) {
+            return Err(Error::unsupported(format!(
+                "`{}` is made from {}, and `{}` is {}",
+                recipe.name,
+                recipe.sources.join(" or "),
+                job.source.display(),
+                job.source_format
+            )));
+        }
         options::check(&recipe.options, &job.options)?;
+        // As the author spells it.
+        job.recipe.clone_from(&recipe.name);
         with_cancel(cancel, |cancel| with_progress(progress, |progress| quantizer.quantize(&job, progress, cancel)))
     }))
 }

@@ -15,7 +15,7 @@ impl Prompt {
         &self,
         vocabulary_size: u32,
         bos: Option<u32>,
-        control_texts: &[String],
+        control_texts: &[impl AsRef<str>],
         tokenize: &mut dyn FnMut(&str, bool) -> Result<Vec<u32>>,
     ) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
@@ -57,7 +57,7 @@ pub fn check_ids(tokens: &[u32], vocabulary_size: u32) -> Result<()> {
 
 /// The segments to tokenize one by one: as few as do the same, because a tokenizer merges characters across a boundary
 /// only inside one text. They all become one where no control token's text touches a segment that must not have any.
-fn join(segments: &[TextSegment], control_texts: &[String]) -> Vec<(String, bool)> {
+fn join(segments: &[TextSegment], control_texts: &[impl AsRef<str>]) -> Vec<(String, bool)> {
     let whole: String = segments.iter().map(|segment| segment.text.as_str()).collect();
     let mut start = 0;
     let mut guarded = Vec::new();
@@ -68,7 +68,7 @@ fn join(segments: &[TextSegment], control_texts: &[String]) -> Vec<(String, bool
             guarded.push(range);
         }
     }
-    let touches = |text: &String| {
+    let touches = |text: &str| {
         guarded.iter().any(|range| {
             // Overlapping finds matter too: `match_indices` would miss one that begins inside another.
             let mut from = range.start.saturating_sub(text.len() - 1);
@@ -79,10 +79,11 @@ fn join(segments: &[TextSegment], control_texts: &[String]) -> Vec<(String, bool
             while !whole.is_char_boundary(to) {
                 to += 1;
             }
-            whole[from..to].contains(text.as_str())
+            whole[from..to].contains(text)
         })
     };
-    if segments.iter().any(|segment| segment.parse_special) && !control_texts.iter().any(touches) {
+    if segments.iter().any(|segment| segment.parse_special) && !control_texts.iter().any(|text| touches(text.as_ref()))
+    {
         return vec![(whole, true)];
     }
     let mut joined: Vec<(String, bool)> = Vec::new();

@@ -117,7 +117,7 @@ pub struct Capabilities {
     /// Which fields of [`Sampling`] it honours, by field name. A request that sets another one is refused.
     #[serde(default)]
     pub sampling: Vec<String>,
-    /// Load options beyond [`LoadRequest`]'s own fields.
+    /// Load options beyond [`LoadRequest`](crate::LoadRequest)'s own fields.
     #[serde(default)]
     pub options: Vec<OptionSpec>,
     /// The backend's own preference among equals; higher runs first.

@@ -13,13 +13,14 @@ pub struct LoadRequest {
     /// Tokens of context per slot; none takes the smaller of 4096 and what the model was trained with.
     #[serde(default)]
     pub context_length: Option<u32>,
-    /// Threads to compute with; none takes the host's thread budget.
+    /// Threads to compute with; none takes the host's thread budget. An engine that schedules its own does not look at
+    /// it.
     #[serde(default)]
     pub threads: Option<u32>,
     /// Sessions that keep their KV cache side by side, at least 1.
     #[serde(default = "one")]
     pub parallel_slots: u32,
-    /// Options of this backend, checked against [`Capabilities::options`].
+    /// Options of this backend, checked against [`Capabilities::options`](crate::Capabilities::options).
     #[serde(default)]
     pub options: Options,
 }

@@ -29,8 +29,12 @@ pub struct Recipe {
     pub options: Vec<OptionSpec>,
 }
 
+fn hugging_face_name() -> String {
+    "huggingface".into()
+}
+
 fn hugging_face() -> Vec<String> {
-    vec!["huggingface".into()]
+    vec![hugging_face_name()]
 }
 
 impl Recipe {
@@ -79,9 +83,12 @@ pub enum ArtifactKind {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct QuantizeJob {
-    /// What to make it from, of one of the recipe's sources.
+    /// What to make it from.
     pub source: PathBuf,
-    /// The name of one of its recipes.
+    /// Its format, one of the recipe's sources.
+    #[serde(default = "hugging_face_name")]
+    pub source_format: String,
+    /// The name of one of its recipes, spelled as the recipe spells it.
     pub recipe: String,
     /// The file or folder to write; does not exist yet, but its parent does.
     pub output: PathBuf,
@@ -99,7 +106,7 @@ pub struct QuantizeJob {
 }
 
 impl QuantizeJob {
-    /// A job without options.
+    /// A job on a Hugging Face folder, without options.
     pub fn new(
         source: impl Into<PathBuf>,
         recipe: &str,
@@ -108,6 +115,7 @@ impl QuantizeJob {
     ) -> Self {
         Self {
             source: source.into(),
+            source_format: hugging_face_name(),
             recipe: recipe.into(),
             output: output.into(),
             scratch_dir: scratch_dir.into(),

@@ -35,6 +35,9 @@ pub fn start() {
         if hardware() == Hardware::Cpu {
             disable_compile();
         }
+        // Otherwise macOS may take a large model's memory back between two tokens. Older systems cannot be asked.
+        #[cfg(target_os = "macos")]
+        let _ = mlx_rs::memory::set_wired_limit(Info::of(GPU, 0).size(c"max_recommended_working_set_size") as usize);
     });
 }
 
