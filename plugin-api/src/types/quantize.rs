@@ -100,7 +100,8 @@ pub struct QuantizeJob {
     /// Options of the recipe, checked against [`Recipe::options`].
     #[serde(default)]
     pub options: Options,
-    /// Provenance to store in the artifact, as `pajamas.*` and `general.source.*` keys.
+    /// Provenance to store in the artifact, as `pajamas.*` and `general.source.*` keys. Into a folder the host writes it,
+    /// as `pajamas.json`.
     #[serde(default)]
     pub provenance: BTreeMap<String, String>,
 }

@@ -1,9 +1,7 @@
-//! The files beside the weights: the tokenizer's and the generation's, copied as they are, and the provenance.
+//! The files beside the weights: the tokenizer's and the generation's, copied as they are.
 
 use pajamas_hf_model::HfModel;
 use pajamas_plugin_api::{Error, Result};
-use serde_json::Value;
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
@@ -23,8 +21,6 @@ const COPIED: [&str; 11] = [
     "additional_chat_templates",
     "generation_config.json",
 ];
-/// Where the provenance goes.
-pub(crate) const PROVENANCE: &str = "pajamas.json";
 
 /// Checks that there is a tokenizer, before anything is written.
 ///
@@ -53,15 +49,6 @@ pub(crate) fn copy(source: &HfModel, to: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Writes what is known of the model's making, unless nothing is.
-pub(crate) fn write_provenance(provenance: &BTreeMap<String, String>, dir: &Path) -> Result<()> {
-    if provenance.is_empty() {
-        return Ok(());
-    }
-    let entries = provenance.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str())));
-    write(&dir.join(PROVENANCE), &crate::config::to_text(&Value::Object(entries.collect())))
 }
 
 /// Writes a small file.

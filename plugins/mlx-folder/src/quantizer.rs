@@ -59,7 +59,6 @@ pub fn quantize(
     let index = layout.index(&plan.outputs, plan.parameters);
     companions::write(&dir.join("model.safetensors.index.json"), &to_text(&index))?;
     companions::copy(&source, dir)?;
-    companions::write_provenance(&job.provenance, dir)?;
     // Last, because it is what makes the folder a model.
     companions::write(&dir.join("config.json"), &to_text(&config))?;
     check_output(dir, &plan)?;

@@ -104,11 +104,7 @@ fn the_files_beside_the_weights_come_along() {
     std::fs::create_dir(dir.join("additional_chat_templates")).expect("folder");
     write("additional_chat_templates/tools.jinja", "{{ tools }}");
     write("additional_chat_templates/notes.txt", "no template");
-    let mut job = job(&dir, "8bit", &made);
-    job.provenance =
-        [("pajamas.version".to_owned(), "1".to_owned()), ("general.source.url".to_owned(), "ä".to_owned())]
-            .into_iter()
-            .collect();
+    let job = job(&dir, "8bit", &made);
     let report = MlxQuantizer.quantize(&job, &Progress::default(), &CancelToken::never()).expect("made");
 
     let expected = [
@@ -118,7 +114,6 @@ fn the_files_beside_the_weights_come_along() {
         "generation_config.json",
         "model.safetensors",
         "model.safetensors.index.json",
-        "pajamas.json",
         "special_tokens_map.json",
         "tokenizer.json",
         "tokenizer_config.json",
@@ -128,7 +123,6 @@ fn the_files_beside_the_weights_come_along() {
     for name in ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja"] {
         assert_eq!(std::fs::read(made.join(name)).expect("a file"), std::fs::read(dir.join(name)).expect("a file"));
     }
-    assert_eq!(json_file(&made, "pajamas.json"), json!({"general.source.url": "ä", "pajamas.version": "1"}));
     assert_eq!(json_file(&made, "config.json")["eos_token_id"], json!([7, 9]));
 
     let written: u64 = names(&made)
