@@ -83,3 +83,20 @@ fn every_architecture_gives_transformers_logits_in_steps_of_any_size() {
         }
     }
 }
+
+#[test]
+fn a_cache_that_grows_token_by_token_loses_nothing() {
+    crate::devices::start();
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("model");
+    Source::golden("qwen3").write(&folder);
+    let (network, architecture) = network(&folder);
+    // Twice over the step that a cache grows by, and one more.
+    let tokens: Vec<u32> = (0..513_u32).map(|i| (5 * i * i + i) % 112).collect();
+    let whole = logits(&network, architecture.layers, &tokens, tokens.len());
+    let single = logits(&network, architecture.layers, &tokens, 1);
+    assert_eq!(single.len(), 513);
+    for (row, (ours, theirs)) in single.iter().zip(&whole).enumerate() {
+        close(ours, theirs, &format!("row {row}"));
+    }
+}
