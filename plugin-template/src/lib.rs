@@ -1,13 +1,20 @@
 //! `ngram`: a small and complete backend for pajamas, to be read, run, and then filled with an engine of yours.
 //!
-//! This file is the contract: the backend, a loaded model, the quantizer. `engine.rs` is what they work with: an n-gram
-//! model over bytes. `pajamas quantize corpus.txt` makes one, in 8 bits or, with `-m f32`, in 32.
+//! Its engine is an n-gram model over bytes, with n = 2: each token has a row of logits, one for each token that may
+//! follow it. `pajamas quantize corpus.txt` makes a model of a text, in 8 bits or, with `-m f32`, in 32.
 
-mod engine;
-
-use engine::{END, ORDER_MAX, VOCABULARY, Weights};
 use pajamas_plugin_api::*;
-use std::ops::ControlFlow;
+use std::{collections::BTreeMap, fs, ops::ControlFlow, path::Path};
+
+/// Tokens are the 256 bytes and `END`, which ends a text and begins the next. It has no bytes: nobody can type it.
+const VOCABULARY: usize = 257;
+const END: u32 = 256;
+/// A model file is this line, then its contents in MessagePack: recipe, provenance, and rows in eighths of a logit.
+const MAGIC: &[u8] = b"n-gram 1\n";
+const FILE_BYTES_MAX: u64 = 1 << 20;
+type Contents = (String, BTreeMap<String, String>, Vec<Vec<f32>>);
+/// Takes a position and its logits, and says whether to go on.
+type OnRow<'a> = &'a mut dyn FnMut(usize, &[f32]) -> ControlFlow<()>;
 
 /// The backend. Made once per process; every method may be called from any thread, several at a time.
 pub struct Ngram;
@@ -20,21 +27,27 @@ impl Backend for Ngram {
 
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = Capabilities::new("cpu", &["ngram"]);
-        capabilities.precisions = vec!["f32".into(), "q8".into()];
-        capabilities.logits = true;
-        capabilities.logprobs = true;
-        let order = OptionKind::Int { min: 1, max: ORDER_MAX as i64 };
-        capabilities.options = vec![OptionSpec::new("order", order, "5", "Choose by one token less than this many.")];
+        (capabilities.logits, capabilities.logprobs) = (true, true);
+        let kind = OptionKind::Float { min: 0.1, max: 10.0 };
+        capabilities.options = vec![OptionSpec::new("sharpness", kind, "1", "Above 1, the likely becomes likelier.")];
         capabilities
     }
 
     fn load_model(&self, request: &LoadRequest, progress: &Progress, cancel: &CancelToken) -> Result<Box<dyn Model>> {
-        progress.report("loading", 0.0, "");
-        let weights = Weights::read(&request.path, cancel)?;
-        progress.report("loading", 1.0, "");
-        // The host has checked it against `capabilities`: a whole number in its range, or not set.
-        let order = request.options.int("order").map_or(ORDER_MAX, |order| order as usize);
-        Ok(Box::new(NgramModel { weights, order, context_length: request.context_length.unwrap_or(4096) }))
+        let (quantization, metadata, mut rows) = read(&request.path, progress, cancel)?;
+        // The host has checked it against `capabilities`: a number in its range, or not set.
+        let sharpness = request.options.float("sharpness").unwrap_or(1.0) as f32;
+        rows.iter_mut().flatten().for_each(|value| *value *= sharpness / 8.0);
+        let info = ModelInfo {
+            architecture: "ngram".into(),
+            quantization,
+            context_length: request.context_length.unwrap_or(4096),
+            vocabulary_size: VOCABULARY as u32,
+            end_of_generation_tokens: vec![END],
+            metadata,
+            ..ModelInfo::default()
+        };
+        Ok(Box::new(NgramModel { info, rows }))
     }
 
     fn quantizer(&self) -> Option<&dyn Quantizer> {
@@ -42,58 +55,31 @@ impl Backend for Ngram {
     }
 }
 
-/// A loaded model. Dropping it gives its memory back.
+/// A loaded model. Nothing in it changes, so threads need no lock. Dropping it gives its memory back.
 struct NgramModel {
-    weights: Weights,
-    order: usize,
-    context_length: u32,
-}
-
-impl NgramModel {
-    /// Checks that `tokens` fit. They are never cut instead: an answer to half a prompt would be worse than an error.
-    fn check_length(&self, tokens: usize) -> Result<()> {
-        if tokens <= self.context_length as usize {
-            return Ok(());
-        }
-        let message = format!("{tokens} tokens do not fit the context of {}", self.context_length);
-        Err(Error::new(ErrorKind::ContextOverflow, message).with_hint("`--context-length` makes it longer"))
-    }
+    info: ModelInfo,
+    rows: Vec<Vec<f32>>,
 }
 
 impl Model for NgramModel {
     fn info(&self) -> ModelInfo {
-        let end = SpecialToken { id: END, text: String::new() };
-        ModelInfo {
-            architecture: "ngram".into(),
-            quantization: format!("{} bits", self.weights.bits),
-            size_bytes: self.weights.size_bytes(),
-            context_length: self.context_length,
-            vocabulary_size: VOCABULARY as u32,
-            bos_token: Some(end.clone()),
-            eos_token: Some(end),
-            end_of_generation_tokens: vec![END],
-            metadata: self.weights.provenance.clone(),
-            ..ModelInfo::default()
-        }
+        self.info.clone()
     }
 
     fn generate(&self, request: &GenerateRequest, sink: &mut TokenSink<'_>) -> Result<()> {
         let tokenize = &mut |text: &str, parse_special| self.tokenize(text, false, parse_special);
-        let mut tokens = request.prompt.tokens(VOCABULARY as u32, Some(END), &[], tokenize)?;
-        self.check_length(tokens.len() + 1)?;
+        let mut tokens = request.prompt.tokens(VOCABULARY as u32, Some(END), &[] as &[&str], tokenize)?;
+        check_length(tokens.len() + 1, self.info.context_length)?;
         sink.prompt_started(tokens.len() as u32, 0);
         let mut sampler = Sampler::new(&request.sampling);
         tokens.iter().for_each(|id| sampler.accept(*id));
-        while tokens.len() < self.context_length as usize {
-            let logits = self.weights.row(&tokens, self.order);
-            let id = sampler.sample(&logits);
-            let mut token = Token::new(id, self.detokenize(&[id])?);
-            if request.top_logprobs > 0 {
-                let (logprob, top) = log_probabilities(&logits, id, request.top_logprobs as usize);
-                (token.logprob, token.top) = (Some(logprob), top);
-            }
+        while tokens.len() < self.info.context_length as usize {
+            let logits = &self.rows[tokens[tokens.len() - 1] as usize];
+            let id = sampler.sample(logits);
             sampler.accept(id);
             tokens.push(id);
+            let (logprob, top) = log_probabilities(logits, id, request.top_logprobs as usize);
+            let token = Token { id, bytes: self.detokenize(&[id])?, logprob: Some(logprob), top };
             // The sink joins characters, finds stop texts and the end token, counts, and hears of cancellation.
             if sink.token(token).is_break() {
                 return Ok(());
@@ -112,18 +98,12 @@ impl Model for NgramModel {
         Ok(tokens.iter().filter_map(|id| u8::try_from(*id).ok()).collect())
     }
 
-    fn logits(
-        &self,
-        tokens: &[u32],
-        first_row: usize,
-        rows: &mut dyn FnMut(usize, &[f32]) -> ControlFlow<()>,
-        cancel: &CancelToken,
-    ) -> Result<()> {
+    fn logits(&self, tokens: &[u32], first_row: usize, on_row: OnRow<'_>, cancel: &CancelToken) -> Result<()> {
         check_ids(tokens, VOCABULARY as u32)?;
-        self.check_length(tokens.len())?;
-        for position in first_row..tokens.len() {
+        check_length(tokens.len(), self.info.context_length)?;
+        for (position, id) in tokens.iter().enumerate().skip(first_row) {
             cancel.check()?;
-            if rows(position, &self.weights.row(&tokens[..=position], self.order)).is_break() {
+            if on_row(position, &self.rows[*id as usize]).is_break() {
                 break;
             }
         }
@@ -132,7 +112,7 @@ impl Model for NgramModel {
 
     fn memory_usage(&self) -> MemoryUsage {
         let mut usage = MemoryUsage::default();
-        usage.weights_bytes = self.weights.size_bytes();
+        usage.weights_bytes = (4 * VOCABULARY * VOCABULARY) as u64;
         usage
     }
 }
@@ -140,35 +120,76 @@ impl Model for NgramModel {
 /// It runs in a process of its own, and works without the backend's device.
 impl Quantizer for Ngram {
     fn recipes(&self) -> Vec<Recipe> {
-        let q8 = Recipe::new("q8", "ngram", 8.0, "8-bit log-probabilities: nearly four times smaller, hardly worse");
+        let q8 = Recipe::new("q8", "ngram", 8.0, "8-bit logits: nearly four times smaller, hardly worse");
         let f32 = Recipe::new("f32", "ngram", 32.0, "full precision, to compare with and to quantize later");
         vec![q8.from_sources(&["txt", "ngram"]), f32.from_sources(&["txt"])]
     }
 
     fn quantize(&self, job: &QuantizeJob, progress: &Progress, cancel: &CancelToken) -> Result<QuantizeReport> {
-        let is_model = job.source.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("ngram"));
-        let mut weights =
-            if is_model { Weights::read(&job.source, cancel)? } else { Weights::count(&job.source, progress, cancel)? };
-        if weights.bits < 32 {
-            let message = format!("`{}` is quantized already", job.source.display());
-            return Err(Error::unsupported(message).with_hint("start from the text, or from a model made by `-m f32`"));
+        let make = if job.source_format == "txt" { count } else { read };
+        let (recipe, _, rows) = make(&job.source, progress, cancel)?;
+        if recipe == "q8" {
+            let error = Error::unsupported(format!("`{}` is quantized already", job.source.display()));
+            return Err(error.with_hint("start from the text, or from a model made by `-m f32`"));
         }
+        // Whole numbers below 128 take one byte in MessagePack, any f32 takes five. Both are read as f32.
+        let q8: Vec<Vec<u8>> = rows.iter().map(|row| row.iter().map(|value| value.round() as u8).collect()).collect();
+        let body = match job.recipe.as_str() {
+            "q8" => rmp_serde::to_vec(&("q8", &job.provenance, q8)),
+            _ => rmp_serde::to_vec(&("f32", &job.provenance, rows)),
+        }
+        .map_err(|error| Error::other("encoding failed").with_cause(&error))?;
+        fs::write(&job.output, [MAGIC, &body].concat()).map_err(|error| Error::io("writing", &job.output, &error))?;
         let mut report = QuantizeReport::default();
-        report.architecture = "ngram".into();
         report.source_precision = "f32".into();
-        report.source_bytes = weights.size_bytes();
-        report.tensor_count = 1;
-        if job.recipe.eq_ignore_ascii_case("q8") {
-            weights.quantize();
-        }
-        weights.provenance.extend(job.provenance.clone());
-        report.output_bytes = weights.write(&job.output)?;
+        report.source_bytes = (4 * VOCABULARY * VOCABULARY) as u64;
+        report.output_bytes = (MAGIC.len() + body.len()) as u64;
         Ok(report)
     }
 }
 
-export_plugin! {
-    name: "ngram",
-    formats: "ngram",
-    backend: || Box::new(Ngram),
+/// Counts which token follows which, and the others a little, for the logarithms. Blank lines part a file into texts.
+fn count(path: &Path, progress: &Progress, cancel: &CancelToken) -> Result<Contents> {
+    let text = fs::read_to_string(path).map_err(|error| Error::io("reading", path, &error))?;
+    let texts: Vec<&str> = text.split("\n\n").map(str::trim).filter(|text| !text.is_empty()).collect();
+    let mut rows = vec![vec![1.0_f32; VOCABULARY]; VOCABULARY];
+    for (done, text) in texts.iter().enumerate() {
+        cancel.check()?;
+        progress.report("counting", done as f32 / texts.len() as f32, "");
+        let mut last = END as usize;
+        for next in text.bytes().map(usize::from).chain([END as usize]) {
+            rows[last][next] += 1e4;
+            last = next;
+        }
+    }
+    rows.iter_mut().flatten().for_each(|count| *count = count.ln() * 8.0);
+    Ok(("f32".into(), BTreeMap::new(), rows))
 }
+
+/// Reads a model that anybody may have made: nothing in it is believed before it is checked.
+fn read(path: &Path, progress: &Progress, cancel: &CancelToken) -> Result<Contents> {
+    progress.report("loading", 0.0, "");
+    let invalid = |expected: &str| Error::invalid_model(format!("`{}`: expected {expected}", path.display()));
+    if fs::metadata(path).map_err(|error| Error::io("opening", path, &error))?.len() > FILE_BYTES_MAX {
+        return Err(invalid("1 MiB at the most"));
+    }
+    let file = fs::read(path).map_err(|error| Error::io("reading", path, &error))?;
+    let mut rest = file.strip_prefix(MAGIC).ok_or_else(|| invalid("a file that begins with `n-gram 1`"))?;
+    let (recipe, provenance, rows): Contents =
+        rmp_serde::from_read(&mut rest).map_err(|error| invalid("a whole model").with_cause(&error))?;
+    cancel.check()?;
+    let is_row = |row: &Vec<f32>| row.len() == VOCABULARY && row.iter().all(|value| (0.0..=255.0).contains(value));
+    if rows.len() != VOCABULARY || !rows.iter().all(is_row) || !rest.is_empty() {
+        return Err(invalid("257 rows of 257 numbers from 0 to 255, and nothing else"));
+    }
+    Ok((recipe, provenance, rows))
+}
+
+/// Refuses what does not fit. It is never cut: an answer to half a prompt would be worse than an error.
+fn check_length(tokens: usize, context_length: u32) -> Result<()> {
+    let message = format!("{tokens} tokens do not fit the context of {context_length}");
+    let error = Error::new(ErrorKind::ContextOverflow, message).with_hint("`--context-length` makes it longer");
+    if tokens <= context_length as usize { Ok(()) } else { Err(error) }
+}
+
+export_plugin! { name: "ngram", formats: "ngram", backend: || Box::new(Ngram) }

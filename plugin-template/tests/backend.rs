@@ -2,6 +2,7 @@
 
 use ngram::Ngram;
 use pajamas_plugin_api::*;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,8 @@ fn folder(test: &str) -> PathBuf {
 
 fn quantize(folder: &Path, source: &str, recipe: &str, cancel: &CancelToken) -> Result<(PathBuf, QuantizeReport)> {
     let output = folder.join(format!("{recipe}.ngram"));
-    let job = QuantizeJob::new(folder.join(source), recipe, &output, folder);
+    let mut job = QuantizeJob::new(folder.join(source), recipe, &output, folder);
+    job.source_format = source.rsplit('.').next().unwrap().into();
     Ok((output, Ngram.quantizer().unwrap().quantize(&job, &Progress::default(), cancel)?))
 }
 
@@ -62,13 +64,15 @@ fn perplexity(model: &dyn Model, text: &str) -> f64 {
 }
 
 #[test]
-fn the_likeliest_text_is_the_same_every_time_and_ends_by_itself() {
+fn the_likeliest_text_is_the_same_every_time_and_ends_where_the_texts_do() {
     let model = load(&made(&folder("likeliest"), "q8")).unwrap();
-    let (text, stats) = generate(&*model, &greedy("Good n")).unwrap();
-    assert_eq!((text.as_str(), stats.finish_reason), ("ight!", FinishReason::Stop));
-    assert_eq!((stats.prompt_tokens, stats.generated_tokens), (7, 5));
-    let longer = generate(&*model, &greedy("The cat sat on")).unwrap().0;
-    assert!(longer.starts_with(" the ") && generate(&*model, &greedy("The cat sat on")).unwrap().0 == longer);
+    let request = GenerateRequest { max_tokens: 8, ..greedy("The moon,") };
+    let (text, stats) = generate(&*model, &request).unwrap();
+    assert_eq!((text.as_str(), stats.finish_reason), (" the the", FinishReason::Length));
+    assert_eq!((stats.prompt_tokens, stats.generated_tokens), (10, 8));
+    assert_eq!(generate(&*model, &request).unwrap().0, text);
+    let (text, stats) = generate(&*model, &greedy("Good night!")).unwrap();
+    assert_eq!((text.as_str(), stats.generated_tokens, stats.finish_reason), ("", 0, FinishReason::Stop));
 }
 
 #[test]
@@ -85,13 +89,41 @@ fn a_seed_repeats_the_text_and_another_gives_another() {
 #[test]
 fn stop_texts_and_the_contexts_end_end_the_answer_and_a_long_prompt_is_an_error() {
     let path = made(&folder("limits"), "q8");
-    let stop = GenerateRequest { stop_sequences: vec!["the".into()], ..greedy("The cat sat on") };
-    assert_eq!(generate(&*load(&path).unwrap(), &stop).unwrap().0, " ");
+    let stop = GenerateRequest { stop_sequences: vec!["he".into()], ..greedy("The moon,") };
+    let (text, stats) = generate(&*load(&path).unwrap(), &stop).unwrap();
+    assert_eq!((text.as_str(), stats.finish_reason), (" t", FinishReason::Stop));
     let short = LoadRequest { context_length: Some(6), ..LoadRequest::new(&path) };
     let model = Ngram.load_model(&short, &Progress::default(), &CancelToken::never()).unwrap();
     let (text, stats) = generate(&*model, &greedy("The")).unwrap();
     assert_eq!((text.len(), stats.finish_reason), (2, FinishReason::Length));
     assert_eq!(generate(&*model, &greedy("The cat")).unwrap_err().kind, ErrorKind::ContextOverflow);
+    let logits = model.logits(&[0; 7], 0, &mut |_, _| ControlFlow::Continue(()), &CancelToken::never());
+    assert_eq!(logits.unwrap_err().kind, ErrorKind::ContextOverflow);
+}
+
+#[test]
+fn every_token_comes_with_the_log_probabilities_that_the_logits_give() {
+    let model = load(&made(&folder("log-probabilities"), "f32")).unwrap();
+    let request = GenerateRequest { max_tokens: 1, top_logprobs: 2, ..greedy("The moon,") };
+    let mut seen = None;
+    let mut on_event = |event| {
+        if let Event::Token { id, logprob, top, .. } = event {
+            seen = Some((id, logprob, top));
+        }
+        ControlFlow::Continue(())
+    };
+    let mut sink = TokenSink::new(&request, &model.info(), CancelToken::never(), &mut on_event);
+    model.generate(&request, &mut sink).unwrap();
+    let tokens = model.tokenize("The moon,", true, false).unwrap();
+    let mut rows = Vec::new();
+    let mut on_row = |position: usize, row: &[f32]| {
+        rows.push((position, row.to_vec()));
+        ControlFlow::Continue(())
+    };
+    model.logits(&tokens, tokens.len() - 1, &mut on_row, &CancelToken::never()).unwrap();
+    assert_eq!((rows.len(), rows[0].0, rows[0].1.len()), (1, 9, model.info().vocabulary_size as usize));
+    let (logprob, top) = log_probabilities(&rows[0].1, b' '.into(), 2);
+    assert_eq!(seen, Some((b' '.into(), Some(logprob), top)));
 }
 
 #[test]
@@ -106,16 +138,19 @@ fn every_text_comes_back_from_its_tokens() {
 }
 
 #[test]
-fn a_longer_context_knows_better() {
-    let path = made(&folder("order"), "f32");
-    let perplexities = [1, 2, 3, 5].map(|order| {
+fn what_is_known_is_expected_and_sharpness_makes_it_more_so() {
+    let path = made(&folder("sharpness"), "f32");
+    let perplexities = [0.5, 1.0, 1.5].map(|sharpness| {
         let mut request = LoadRequest::new(&path);
-        request.options.set("order", OptionValue::Int(order));
+        request.options.set("sharpness", OptionValue::Float(sharpness));
         options::check(&Ngram.capabilities().options, &request.options).unwrap();
         let model = Ngram.load_model(&request, &Progress::default(), &CancelToken::never()).unwrap();
         perplexity(&*model, "The dog sat on the mat.")
     });
-    assert!(perplexities.is_sorted_by(|shorter, longer| shorter > longer), "{perplexities:?}");
+    assert!(perplexities.is_sorted_by(|softer, sharper| softer > sharper), "{perplexities:?}");
+    let model = load(&path).unwrap();
+    assert!(perplexity(&*model, "The dog sat on the mat.") < 10.0);
+    assert!(perplexity(&*model, "God ehT tas no eht tam.") > 100.0);
 }
 
 #[test]
@@ -154,34 +189,39 @@ fn whoever_cancels_is_obeyed() {
 fn a_damaged_file_is_refused_with_what_was_expected() {
     let path = made(&folder("damaged"), "f32");
     let whole = std::fs::read(&path).unwrap();
-    let check = |damage: &dyn Fn(&mut Vec<u8>), expected: &str| {
-        let mut bytes = whole.clone();
-        damage(&mut bytes);
+    let check = |bytes: &[u8], expected: &str| {
         std::fs::write(&path, bytes).unwrap();
         let error = load(&path).err().unwrap();
         assert_eq!(error.kind, ErrorKind::InvalidModel, "{error}");
         assert!(error.message.contains(expected) && error.message.contains(&*path.to_string_lossy()), "{error}");
     };
-    check(&|bytes| bytes.clear(), "expected a file that begins with `n-gram 1`, found ``");
-    check(&|bytes| bytes[0] = b'N', "found `N-gram 1`");
-    check(&|bytes| bytes.truncate(12), "expected a header of 20 bytes, found 12 bytes");
-    check(&|bytes| bytes[8] = 16, "expected 8 or 32 bits, found 16");
-    check(&|bytes| bytes[12..16].fill(0), "expected 1 to 65536 rows, found 0");
-    check(&|bytes| bytes[12..16].fill(0xff), "expected 1 to 65536 rows, found 4294967295");
-    check(&|bytes| bytes[16..20].fill(0xff), "bytes of provenance at the most, found 4294967295");
-    check(&|bytes| bytes.truncate(bytes.len() - 1), &format!("expected {} bytes", whole.len()));
-    check(&|bytes| bytes.push(0), &format!("expected {} bytes", whole.len()));
-    check(&|bytes| bytes[20] = 1, "expected ascending contexts");
-    check(&|bytes| bytes[28..36].fill(0xff), "expected ascending contexts");
-    check(&|bytes| bytes.iter_mut().rev().take(4).for_each(|byte| *byte = 0xff), "log-probabilities, found NaN");
+    check(b"", "expected a file that begins with `n-gram 1`");
+    check(&[b"N", &whole[1..]].concat(), "expected a file that begins with `n-gram 1`");
+    check(&whole[..9], "expected a whole model");
+    check(&whole[..whole.len() - 1], "expected a whole model");
+    check(&[&whole, &[0][..]].concat(), "and nothing else");
+    check(&vec![0; (1 << 20) + 1], "expected 1 MiB at the most");
+    let with_rows = |rows: &[Vec<f32>]| {
+        let contents = ("f32", BTreeMap::<String, String>::new(), rows);
+        [b"n-gram 1\n", &rmp_serde::to_vec(&contents).unwrap()[..]].concat()
+    };
+    let row = vec![0.0; 257];
+    check(&with_rows(&[]), "expected 257 rows of 257 numbers");
+    check(&with_rows(&vec![row.clone(); 258]), "expected 257 rows of 257 numbers");
+    check(&with_rows(&vec![row[1..].to_vec(); 257]), "expected 257 rows of 257 numbers");
+    for wrong in [f32::NAN, f32::INFINITY, -1.0, 256.0] {
+        let mut rows = vec![row.clone(); 257];
+        rows[256][256] = wrong;
+        check(&with_rows(&rows), "numbers from 0 to 255");
+    }
+    std::fs::write(&path, with_rows(&vec![row; 257])).unwrap();
+    assert_eq!(load(&path).unwrap().info().quantization, "f32");
 }
 
 #[test]
-fn what_is_no_text_makes_no_model() {
+fn a_source_that_is_no_text_makes_no_model() {
     let folder = folder("no-text");
-    for (bytes, expected) in [(&b" \n\n"[..], "nothing but blanks"), (b"\xff\xfe", "invalid utf-8")] {
-        std::fs::write(folder.join("corpus.txt"), bytes).unwrap();
-        let error = quantize(&folder, "corpus.txt", "q8", &CancelToken::never()).unwrap_err();
-        assert!(error.kind == ErrorKind::InvalidModel && error.to_string().contains(expected), "{error}");
-    }
+    std::fs::write(folder.join("corpus.txt"), b"\xff\xfe").unwrap();
+    let error = quantize(&folder, "corpus.txt", "q8", &CancelToken::never()).unwrap_err();
+    assert!(error.to_string().contains("corpus.txt") && error.to_string().contains("valid UTF-8"), "{error}");
 }

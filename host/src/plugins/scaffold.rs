@@ -5,11 +5,12 @@ use include_dir::{Dir, include_dir};
 use std::path::{Path, PathBuf};
 
 /// The files of `plugin-template/` beside its folders.
-const TEMPLATE: [(&str, &str); 4] = [
+const TEMPLATE: [(&str, &str); 5] = [
     (".gitignore", include_str!("../../../plugin-template/.gitignore")),
     ("Cargo.lock", include_str!("../../../plugin-template/Cargo.lock")),
     ("Cargo.toml", include_str!("../../../plugin-template/Cargo.toml")),
     ("README.md", include_str!("../../../plugin-template/README.md")),
+    ("rustfmt.toml", include_str!("../../../plugin-template/rustfmt.toml")),
 ];
 /// The folders of `plugin-template/`: not the whole of it, because cargo builds into a folder there too.
 const TEMPLATE_FOLDERS: [(&str, Dir<'_>); 2] = [

@@ -51,7 +51,7 @@ fn next(name: &Name, folder: &Path, plugins: &Path) -> Vec<String> {
         format!("cd {folder}"),
         "cargo build --release".into(),
         format!("mkdir -p {plugins}"),
-        format!("cp target/release/{library} {plugins}"),
+        format!("cp \"${{CARGO_TARGET_DIR:-target}}/release/{library}\" {plugins}"),
         "pajamas plugins list".into(),
         format!("pajamas quantize tests/corpus.txt --format {name}"),
         format!("pajamas run corpus-q8.{name} --backend {name} --prompt 'The llama'"),
