@@ -72,15 +72,18 @@ bench: build ## the plugin beside a bare llama.cpp loop, on Qwen2.5-0.5B's shape
 	$(CARGO) build --release --locked -p pajamas-gguf --example speed
 	@tests/bench/run.sh "$(RELEASE)" "$(TARGET_DIR)/bench"
 
-golden: ## recompute the golden files with transformers (needs Python packages, see tests/oracle/README.md)
+golden: ## recompute the golden files with transformers and mlx-lm (needs Python packages, see tests/oracle/README.md)
 	python3 tests/oracle/transformers_golden.py tests/fixtures/pajama-tiny tests/fixtures/golden
+	python3 tests/oracle/architectures_golden.py tests/fixtures/pajama-tiny tests/fixtures/golden
+	python3 tests/oracle/mlx_quantize_golden.py tests/fixtures/pajama-tiny tests/fixtures/golden/mlx-quantize.json
+	python3 tests/oracle/mlx_generation_golden.py tests/fixtures/pajama-tiny tests/fixtures/golden
 
 install: build ## install the programs into $PREFIX/bin and the plugins into $PREFIX/plugins (default: ~/.pajamas)
 	install -d "$(PREFIX)/bin" "$(PREFIX)/plugins"
 	install -m 755 "$(RELEASE)/pajamas" "$(RELEASE)/pajamas-worker" "$(PREFIX)/bin"
 	install -m 755 "$(RELEASE)/libgguf_cpu.$(EXTENSION)" "$(RELEASE)/libmlx_quantize.$(EXTENSION)" "$(PREFIX)/plugins"
-	@if [ -d "$(RELEASE)/plugins/mlx" ]; then \
-		rm -rf "$(PREFIX)/plugins/mlx" && cp -R "$(RELEASE)/plugins/mlx" "$(PREFIX)/plugins"; fi
+	@for bundle in "$(RELEASE)"/plugins/mlx*; do if [ -d "$$bundle" ]; then \
+		rm -rf "$(PREFIX)/plugins/$${bundle##*/}" && cp -R "$$bundle" "$(PREFIX)/plugins"; fi; done
 	@echo 'installed; add "$(PREFIX)/bin" to your PATH'
 
 clean: ## remove what was built

@@ -218,7 +218,7 @@ fn limits_seeds_and_penalties_do_what_they_say() {
 }
 
 #[test]
-fn several_callers_are_served_and_one_that_cancels_leaves_at_once() {
+fn several_callers_are_served_one_after_the_other() {
     let Some(home) = home() else { return };
     let model = load(&quantized(&home, &["--bits", "8"]), |_| ());
     let prompt = question(&model);
@@ -228,15 +228,106 @@ fn several_callers_are_served_and_one_that_cancels_leaves_at_once() {
         let answers: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
         answers.into_iter().for_each(|answer| assert_eq!(answer.join().unwrap(), expected));
     });
-    let cancel = CancelToken::from_flag(std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true)));
-    let long = GenerateRequest { ignore_eos: true, ..greedy(Prompt::Tokens(prompt.clone()), 400) };
-    let result = model.generate(&long, &cancel);
-    assert!(
-        result.as_ref().is_err_and(|e| e.kind == ErrorKind::Cancelled)
-            || result.as_ref().is_ok_and(|r| r.stats.finish_reason == FinishReason::Cancelled),
-        "{result:?}"
-    );
     assert_eq!(model.generate(&greedy(Prompt::Tokens(prompt), 16), &CancelToken::never()).unwrap().text, expected);
+}
+
+#[test]
+fn cancelling_ends_a_prompt_an_answer_and_a_wait() {
+    let Some(home) = home() else { return };
+    let small_steps = |request: &mut LoadRequest| request.options.set("prefill_step_size", OptionValue::Int(16));
+    let model = load(&quantized(&home, &["--bits", "8"]), small_steps);
+    let prompt = question(&model);
+    let short = GenerateRequest { session: Some(1), ..greedy(Prompt::Tokens(prompt.clone()), 16) };
+    let expected = model.generate(&short, &CancelToken::never()).unwrap().text;
+    let flag = || std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let set = |flag: &std::sync::atomic::AtomicBool| flag.store(true, std::sync::atomic::Ordering::Relaxed);
+    let was_cancelled = |result: &pajamas_plugin_api::Result<pajamas_plugin_api::GenerateStats>| match result {
+        Ok(stats) => stats.finish_reason == FinishReason::Cancelled,
+        Err(error) => error.kind == ErrorKind::Cancelled,
+    };
+
+    // In a prompt of 25 steps: by the token, and by who listens.
+    let long: Vec<u32> = (0..400).map(|i| i % 300).collect();
+    let long = GenerateRequest { session: Some(1), ..greedy(Prompt::Tokens(long), 16) };
+    for by_token in [true, false] {
+        let (told, mut steps) = (flag(), 0);
+        let mut on_event = |_| {
+            steps += 1;
+            if by_token {
+                set(&told);
+            }
+            if by_token { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        let cancel = CancelToken::from_flag(std::sync::Arc::clone(&told));
+        let result = model.generate_stream(&long, &cancel, &mut on_event);
+        assert!(was_cancelled(&result), "{result:?}");
+        assert!(steps <= 3, "{steps} steps were told of after the first had cancelled");
+    }
+
+    // In an answer, after three tokens; meanwhile somebody waits and gives up.
+    let (told, waiting) = (flag(), flag());
+    std::thread::scope(|scope| {
+        let mut tokens = 0;
+        let mut on_event = |event| {
+            if matches!(event, pajamas_plugin_api::Event::Token { .. }) {
+                tokens += 1;
+                if tokens == 2 {
+                    let cancel = CancelToken::from_flag(std::sync::Arc::clone(&waiting));
+                    let short = &short;
+                    let model = &model;
+                    let waiter =
+                        scope.spawn(move || model.generate_stream(short, &cancel, &mut |_| ControlFlow::Continue(())));
+                    std::thread::sleep(std::time::Duration::from_millis(50));
+                    set(&waiting);
+                    let result = waiter.join().unwrap();
+                    assert!(was_cancelled(&result), "{result:?}");
+                }
+                if tokens == 3 {
+                    set(&told);
+                }
+            }
+            ControlFlow::Continue(())
+        };
+        let endless =
+            GenerateRequest { ignore_eos: true, session: Some(1), ..greedy(Prompt::Tokens(prompt.clone()), 400) };
+        let cancel = CancelToken::from_flag(std::sync::Arc::clone(&told));
+        let result = model.generate_stream(&endless, &cancel, &mut on_event);
+        assert!(was_cancelled(&result), "{result:?}");
+        assert_eq!(tokens, 3);
+    });
+
+    // Rows of logits, and then the session as if nothing had been.
+    let mut rows = 0;
+    let mut stop = |_: usize, _: &[f32]| {
+        rows += 1;
+        ControlFlow::Break(())
+    };
+    model.logits(&prompt, 0, &mut stop, &CancelToken::never()).unwrap();
+    assert_eq!(rows, 1);
+    let cancelled = CancelToken::from_flag(std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true)));
+    let error = model.logits(&prompt, 0, &mut |_, _| ControlFlow::Continue(()), &cancelled).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Cancelled);
+    assert_eq!(model.generate(&short, &CancelToken::never()).unwrap().text, expected);
+}
+
+#[test]
+fn what_training_cut_texts_to_does_not_cut_prompts() {
+    let Some(home) = home() else { return };
+    let folder = quantized(&home, &["--bits", "8"]);
+    let path = folder.join("tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let direction = serde_json::json!({"direction": "Right", "max_length": 6, "strategy": "LongestFirst", "stride": 0});
+    tokenizer["truncation"] = direction;
+    tokenizer["padding"] = serde_json::json!({
+        "strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "!"
+    });
+    std::fs::write(&path, tokenizer.to_string()).unwrap();
+    let args = ["run", folder.to_str().unwrap(), "-t", "0", "--json", "-p", "What is the capital of France?"];
+    let answer = home.run(args).json();
+    assert_eq!(
+        (answer["text"].as_str(), answer["prompt_tokens"].as_u64()),
+        (Some("The capital of France is Paris."), Some(26))
+    );
 }
 
 #[test]

@@ -61,14 +61,28 @@ fn what_cannot_be_made_is_refused_before_anything_is_written() {
     let run = quantize(&home, &pajama_tiny(), &["--bits", "4", "--group-size", "48"]);
     assert!(run.code == Some(1) && run.stderr.contains("`group_size` is `48`, expected one of 32, 64, 128"), "{run:?}");
     fails(&pajama_tiny(), &["--bits", "4", "--set", "groups=32"], "unknown option `groups`", "group_size");
+    std::fs::create_dir_all(home.path().join("models/Qwen2.5-7B")).unwrap();
+    home.run(
+        ["quantize", "Qwen2.5-7B"].map(|arg| arg.replace("Qwen", &format!("{}/models/Qwen", home.path().display()))),
+    )
+    .failed_with("no config.json", "give the folder");
+    std::fs::remove_dir(home.path().join("models/Qwen2.5-7B")).unwrap();
     fails(&pajama_tiny(), &["-m", "Q8_0", "--group-size", "32"], "unknown option `group_size`", "leave_output_tensor");
     assert_eq!(quantize(&home, &pajama_tiny(), &["--bits", "4", "-m", "8bit"]).code, Some(2), "one or the other");
 
     let out = home.path().join("out");
     let made = quantize(&home, &pajama_tiny(), &["--bits", "4", "-o", out.to_str().unwrap()]);
     let made = PathBuf::from(made.succeeded().stdout.trim());
-    fails(&made, &["-f", "mlx"], "this is an MLX model already", "quantize the original");
-    fails(&made, &[], "this is an MLX model already", "quantize the original");
+    for flags in [&["-f", "mlx"][..], &[]] {
+        fails(&made, flags, "quantized already (MLX, 4 bits)", "original");
+    }
+    // One that MLX wrote and did not quantize is as good as the original.
+    let plain = quantize(&home, &pajama_tiny(), &["-f", "mlx", "-m", "bf16", "-o", out.to_str().unwrap()]);
+    let plain = PathBuf::from(plain.succeeded().stdout.trim());
+    let again = quantize(&home, &plain, &["--bits", "4", "-o", home.path().join("again").to_str().unwrap()]);
+    let again = PathBuf::from(again.succeeded().stdout.trim());
+    let weights = |folder: &Path| std::fs::read(folder.join("model.safetensors")).unwrap();
+    assert!(weights(&again) == weights(&made), "the same as from the original");
     home.run(["run", made.to_str().unwrap(), "-p", "x"]).failed_with("no backend can run MLX models", "plugins list");
     // Somebody else's quantization.
     let other = home.path().join("other");

@@ -45,7 +45,11 @@ impl Args {
         let group_size = self.group_size.map(|size| ("group_size".to_owned(), size.to_string()));
         let leave = self.leave_output_tensor.then(|| ("leave_output_tensor".to_owned(), "true".to_owned()));
         QuantizeOptions {
-            format: self.format.or_else(|| self.bits.map(|_| format::MLX.into())),
+            // Both are words of MLX alone; a method tells its format itself.
+            format: self.format.or_else(|| {
+                let mlx = self.bits.is_some() || (self.group_size.is_some() && self.method.is_none());
+                mlx.then(|| format::MLX.into())
+            }),
             method: self.method.or_else(|| self.bits.map(|bits| format!("{bits}bit"))),
             output_dir: self.output,
             name: self.name,

@@ -167,11 +167,11 @@ impl Session {
         let fallback = config.fallback && !args.strict;
         let mut choice = rank::choose(candidates, &wanted.formats, requested, fallback)?;
         let mut left = candidates.to_vec();
+        let cancel = interrupt.begin();
         loop {
             if let Some(warning) = &choice.warning {
                 output::say(&format!("warning: {}", output::clean(warning)));
             }
-            let cancel = interrupt.begin();
             let path = wanted.path(&choice.format, candidates, config, &cancel)?;
             let error = match Self::load(args, choice.candidate, &path, config, &cancel) {
                 Ok(session) => {
@@ -181,9 +181,10 @@ impl Session {
                 Err(error) => error,
             };
             let failed = choice.candidate.name();
-            left.retain(|candidate| candidate.name() != failed);
+            left.retain(|candidate| candidate.path != choice.candidate.path);
             match rank::choose(&left, &wanted.formats, None, true) {
-                Ok(next) if fallback && another_may_do_better(&error) => {
+                // Another backend has other options.
+                Ok(next) if fallback && args.set.is_empty() && another_may_do_better(&error) => {
                     let next = candidates.iter().find(|c| c.path == next.candidate.path).map(|c| (c, next.format));
                     let Some((candidate, format)) = next else { return Err(error) };
                     let warning = format!("`{failed}` failed: {error}; running on `{}`", candidate.name());

@@ -27,7 +27,9 @@ fn of_folder(path: &Path) -> Result<String> {
     if path.join("config.json").is_file() {
         return Ok(if is_mlx(path) { MLX } else { HUGGING_FACE }.into());
     }
-    extension(path).ok_or_else(|| Error::Invalid {
+    // `Qwen2.5-7B` is no model in the format `5-7b`.
+    let named = extension(path).filter(|extension| extension.starts_with(|c: char| c.is_ascii_alphabetic()));
+    named.ok_or_else(|| Error::Invalid {
         path: path.to_owned(),
         message: "this folder is no Hugging Face model: it has no config.json".into(),
         hint: "give the folder that holds config.json, tokenizer.json and the .safetensors files".into(),
@@ -118,6 +120,7 @@ mod tests {
         assert_eq!(detect(file("pt/config.json", b"{}").parent().unwrap()).unwrap(), "huggingface");
         assert_eq!(detect(file("x.acme/part", b"").parent().unwrap()).unwrap(), "acme");
         assert!(detect(file("empty/part", b"").parent().unwrap()).is_err());
+        assert!(detect(file("Qwen2.5-7B/part", b"").parent().unwrap()).is_err());
     }
 
     #[test]

@@ -47,24 +47,36 @@ pub fn list(config: &Config) -> Vec<Record> {
 /// What is known of the artifact at `path`; its size is the artifact's own. None for what is no artifact.
 fn record(config: &Config, path: &Path) -> Option<Record> {
     let file = path.file_name()?.to_string_lossy().into_owned();
+    let record = std::fs::read(record_path(config, &file)).ok();
+    let record = record.and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+    // Without a record, only what tells its format by its content: anything may lie here.
+    let known = record.is_some();
+    let format = format::detect(path).ok();
+    let format = format.filter(|format| known || [format::GGUF, format::MLX].contains(&&**format))?;
     let size_bytes = size_on_disk(path);
-    match std::fs::read(record_path(config, &file)).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok()) {
+    match record {
         // A file that changed since is not what was made.
         Some(record) if record.size_bytes == size_bytes => Some(Record { file, ..record }),
-        known => {
-            // Without a record, only what tells its format by its content: anything may lie here.
-            let format = format::detect(path).ok();
-            let format = format.filter(|format| known.is_some() || [format::GGUF, format::MLX].contains(&&**format))?;
-            Some(Record { file, format, size_bytes, ..Record::default() })
-        }
+        _ => Some(Record { file, format, size_bytes, ..Record::default() }),
     }
 }
 
-/// Bytes of the file at `path`, or of the files in that folder.
+/// Bytes of the file at `path`, or of the files in that folder. Hidden ones do not count (a file manager may leave some),
+/// and links in a folder are not followed.
 pub fn size_on_disk(path: &Path) -> u64 {
     match std::fs::read_dir(path) {
-        Ok(listing) => listing.flatten().map(|entry| size_on_disk(&entry.path())).sum(),
+        Ok(listing) => listing.flatten().map(|entry| size_in_folder(&entry)).sum(),
         Err(_) => std::fs::metadata(path).map_or(0, |metadata| metadata.len()),
+    }
+}
+
+fn size_in_folder(entry: &std::fs::DirEntry) -> u64 {
+    // Of the entry itself, not of what a link leads to.
+    let metadata = entry.metadata().ok().filter(|_| !entry.file_name().as_encoded_bytes().starts_with(b"."));
+    match metadata {
+        Some(metadata) if metadata.is_dir() => size_on_disk(&entry.path()),
+        Some(metadata) if metadata.is_file() => metadata.len(),
+        _ => 0,
     }
 }
 

@@ -106,7 +106,7 @@ pub fn quantize(
             hint: "choose another name with `--name`".into(),
         });
     }
-    publish::check_replaceable(&target)?;
+    publish::check_replaceable(&target, recipe.artifact)?;
     let _lock = lock(&target, config)?;
     let started = Instant::now();
     let partial = Partial::create(&target, dir_is_new)?;
@@ -181,7 +181,8 @@ pub fn makeable(source_format: &str, method: Option<&str>, candidates: &[Candida
 fn recipes(candidates: &[Candidate]) -> impl Iterator<Item = (&Candidate, &Recipe)> {
     candidates.iter().flat_map(|candidate| {
         let recipes = candidate.report.as_ref().map_or(&[][..], |report| &report.recipes);
-        recipes.iter().map(move |recipe| (candidate, recipe))
+        let known = recipes.iter().filter(|recipe| recipe.artifact != ArtifactKind::Unknown);
+        known.map(move |recipe| (candidate, recipe))
     })
 }
 
@@ -218,11 +219,6 @@ fn find_quantizer<'a>(
             }
             Err(Error::UnknownRecipe { name: name.clone(), known })
         }
-        _ if source_format == format::MLX => Err(Error::Invalid {
-            path: source.path.clone(),
-            message: "this is an MLX model already; quantizing it again would add a second loss to the first".into(),
-            hint: "quantize the original instead: a Hugging Face folder or id".into(),
-        }),
         _ => Err(Error::NoBackend {
             task: match (&options.format, source_format) {
                 (None, format::HUGGING_FACE) => "quantize models".into(),
@@ -316,7 +312,9 @@ impl Partial {
         for entry in target.parent().and_then(|dir| std::fs::read_dir(dir).ok()).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            if name.starts_with(&prefix) && name.ends_with(suffix) {
+            let process = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(suffix));
+            // Of this target: `.m.` begins what is left of `m.gguf` as well.
+            if process.is_some_and(|id| !id.is_empty() && id.bytes().all(|digit| digit.is_ascii_digit())) {
                 let _ = std::fs::remove_dir_all(entry.path());
             }
         }

@@ -1,6 +1,7 @@
 //! Gives a finished artifact its name: durable first, and never over something that pajamas did not make.
 
 use crate::error::{Error, Result};
+use pajamas_plugin_api::ArtifactKind;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
@@ -9,11 +10,17 @@ use std::path::Path;
 /// The file in a folder artifact that tells where it came from. A folder with it is one that pajamas made.
 const PROVENANCE: &str = "pajamas.json";
 
-/// A file is replaced by one of the same name; a folder only if pajamas made it.
+/// A file is replaced by one of the same name; a folder by a folder, and only if pajamas made it.
 ///
 /// # Errors
-/// When there is a folder at `target` that pajamas did not make.
-pub fn check_replaceable(target: &Path) -> Result<()> {
+/// When there is something at `target` that may not be replaced by an artifact of this `kind`.
+pub fn check_replaceable(target: &Path, kind: ArtifactKind) -> Result<()> {
+    if target.exists() && target.is_dir() != (kind == ArtifactKind::Folder) {
+        return Err(Error::Refused {
+            message: format!("`{}` is in the way", target.display()),
+            hint: "choose another name with `--name`, or remove it".into(),
+        });
+    }
     if target.is_dir() && !target.join(PROVENANCE).is_file() {
         return Err(Error::Refused {
             message: format!("`{}` is a folder that pajamas did not make", target.display()),
@@ -87,12 +94,14 @@ mod tests {
         let keys = BTreeMap::from([("pajamas.method".to_owned(), "4bit".to_owned())]);
         for text in ["first", "second"] {
             folder(&partial, text);
-            check_replaceable(&target).unwrap();
+            check_replaceable(&target, ArtifactKind::Folder).unwrap();
             publish(&partial, &target, &keys).unwrap();
             assert_eq!(std::fs::read_to_string(target.join("weights")).unwrap(), text);
             assert!(std::fs::read_to_string(target.join(PROVENANCE)).unwrap().contains("4bit"));
         }
         std::fs::remove_file(target.join(PROVENANCE)).unwrap();
-        assert!(check_replaceable(&target).unwrap_err().to_string().contains("did not make"));
+        let refused = |kind| check_replaceable(&target, kind).unwrap_err().to_string();
+        assert!(refused(ArtifactKind::Folder).contains("did not make"));
+        assert!(refused(ArtifactKind::File).contains("in the way"));
     }
 }

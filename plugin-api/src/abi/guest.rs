@@ -45,7 +45,7 @@ pub fn init(host: HostTableRef, construct: fn() -> Box<dyn Backend>) -> Reply {
             (host.log())(host.data(), level as u8, RStr::from(target), RStr::from(message));
         };
         let mut services = HostServices::new(log, cache_dir.as_str(), host.thread_budget());
-        services.plugin_dir = host.plugin_dir().as_str().into();
+        services.plugin_dir = host.plugin_dir().map_or_else(Default::default, |dir| dir.as_str().into());
         crate::host_services::install(services);
         BACKEND.get_or_init(construct);
         Ok(())

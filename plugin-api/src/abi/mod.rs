@@ -68,9 +68,9 @@ pub struct HostTable {
     /// UTF-8 path of the cache folder.
     pub cache_dir: RStr<'static>,
     /// Threads that the plugin may compute with.
+    #[sabi(last_prefix_field)]
     pub thread_budget: u32,
     /// UTF-8 path of the folder that the plugin's library lies in.
-    #[sabi(last_prefix_field)]
     pub plugin_dir: RStr<'static>,
 }
 

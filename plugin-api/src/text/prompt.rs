@@ -82,7 +82,8 @@ fn join(segments: &[TextSegment], control_texts: &[impl AsRef<str>]) -> Vec<(Str
             whole[from..to].contains(text)
         })
     };
-    if segments.iter().any(|segment| segment.parse_special) && !control_texts.iter().any(|text| touches(text.as_ref()))
+    if segments.iter().any(|segment| segment.parse_special)
+        && !control_texts.iter().map(AsRef::as_ref).any(|text: &str| !text.is_empty() && touches(text))
     {
         return vec![(whole, true)];
     }

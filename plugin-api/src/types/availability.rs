@@ -53,7 +53,7 @@ impl Device {
 
 /// The answer of [`Backend::is_available`](crate::Backend::is_available).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(tag = "status", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Availability {
     /// It can work, on these devices (best first, at least one).
@@ -70,6 +70,9 @@ pub enum Availability {
     },
     /// It makes models and runs none, on any machine.
     QuantizeOnly,
+    /// An answer that this build does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 impl Availability {

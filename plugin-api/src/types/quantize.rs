@@ -77,6 +77,9 @@ pub enum ArtifactKind {
     File,
     /// A folder, `NAME`.
     Folder,
+    /// A kind that this build does not know, and so cannot ask for.
+    #[serde(other)]
+    Unknown,
 }
 
 /// What [`Quantizer::quantize`](crate::Quantizer::quantize) gets.

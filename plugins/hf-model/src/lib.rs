@@ -16,5 +16,5 @@ pub mod tokenizer;
 
 pub use config::{Config, Rope, RopeScaling};
 pub use model::HfModel;
-pub use tensor::{Dtype, Tensor};
+pub use tensor::{Dtype, Tensor, decode_f32};
 pub use tokenizer::{AddedToken, ChatTemplate, TokenizerFiles};

@@ -136,11 +136,15 @@ impl HfModel {
         TokenizerFiles::read(&self.dir)
     }
 
+    /// Whether the output layer is the embedding. Where config.json does not say, the tensors do.
+    pub fn tied_embeddings(&self) -> bool {
+        let stated = self.config.raw().get("tie_word_embeddings").and_then(Value::as_bool);
+        stated.unwrap_or_else(|| self.tensor("lm_head.weight").is_none())
+    }
+
     /// The source's own tokenizer, to compare others with.
     pub fn load_tokenizer(&self) -> Result<tokenizers::Tokenizer> {
-        let path = self.dir.join("tokenizer.json");
-        tokenizers::Tokenizer::from_file(&path)
-            .map_err(|error| Error::invalid_model(format!("loading `{}` failed: {error}", path.display())))
+        self.tokenizer()?.load()
     }
 
     /// What the model is called: `org/name` or `name`. Taken from the folder; a snapshot in the hub's cache

@@ -87,8 +87,12 @@ impl TokenizerFiles {
     /// # Errors
     /// `InvalidModel` where it cannot be made of what the files say.
     pub fn load(&self) -> Result<tokenizers::Tokenizer> {
-        serde_json::from_value(self.tokenizer.clone())
-            .map_err(|error| Error::invalid_model(format!("loading `{}` failed: {error}", self.path.display())))
+        let mut tokenizer: tokenizers::Tokenizer = serde_json::from_value(self.tokenizer.clone())
+            .map_err(|error| Error::invalid_model(format!("loading `{}` failed: {error}", self.path.display())))?;
+        // Some files keep what training cut and filled texts to; a prompt is neither cut nor filled.
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(|error| Error::other(format!("the tokenizer failed: {error}")))?;
+        Ok(tokenizer)
     }
 
     /// The path of `tokenizer.json`.

@@ -13,15 +13,6 @@ pub struct MlxFolder {
     quantization: Option<Quantization>,
 }
 
-/// Whether `dir` is an MLX folder: its `config.json` has a `quantization`, or its safetensors files say so.
-pub fn is_mlx_folder(dir: &Path) -> bool {
-    match Config::read(dir) {
-        Ok(config) if config.raw().get("quantization").is_some_and(serde_json::Value::is_object) => true,
-        Ok(_) => HfModel::open_any(dir).is_ok_and(|model| model.metadata("format") == Some("mlx")),
-        Err(_) => false,
-    }
-}
-
 impl MlxFolder {
     /// Opens the folder `dir` and reads every header in it, no tensor data. A Hugging Face folder in full or half
     /// precision is one too, with no layer quantized.

@@ -33,6 +33,6 @@ mod recipes;
 mod transfer;
 
 pub use float_type::FloatType;
-pub use folder::{MlxFolder, is_mlx_folder};
+pub use folder::MlxFolder;
 pub use quantization::{LayerQuantization, Mode, Quantization};
 pub use quantizer::MlxQuantizer;

@@ -53,7 +53,7 @@ pub struct Step<'a> {
 /// family does not know, lacks, or has in another shape.
 pub fn plan<'a>(source: &'a HfModel, family: &Family, choice: &Choice) -> Result<Plan<'a>> {
     let config = source.config();
-    let tied = tied(source);
+    let tied = source.tied_embeddings();
     let expected = family.tensors(config, tied)?;
     let mut notes = check(source, family, &expected, tied)?;
 
@@ -114,13 +114,6 @@ impl<'a> Plan<'a> {
         self.parameters += source.elements();
         self.steps.push(Step { source, path: wanted.path, from, to, affine, output });
     }
-}
-
-/// Whether the output shares the embedding. Where the configuration does not say, the tensors do: transformers' own
-/// default for these classes is not to share, mlx-lm's is to share.
-fn tied(source: &HfModel) -> bool {
-    let stated = source.config().raw().get("tie_word_embeddings").and_then(serde_json::Value::as_bool);
-    stated.unwrap_or_else(|| source.tensor(OUTPUT).is_none())
 }
 
 /// The type that all tensors are cast to; none leaves each as it is. As in mlx-lm, what the configuration states under

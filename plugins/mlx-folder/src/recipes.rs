@@ -115,7 +115,7 @@ pub fn all() -> Vec<Recipe> {
     let recipe = |recipe: &MlxRecipe| {
         let options = if matches!(recipe.method, Method::Float(_)) { Vec::new() } else { options.clone() };
         Recipe::new(recipe.name, "mlx", recipe.bits_per_weight, recipe.description)
-            .from_sources(&["huggingface"])
+            .from_sources(&["huggingface", "mlx"])
             .with_options(options)
             .folder()
     };

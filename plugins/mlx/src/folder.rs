@@ -1,5 +1,6 @@
 //! A model folder's tensors as MLX arrays: read by our own reader, checked, and copied in, one at a time.
 
+use crate::engine::architecture::Architecture;
 use crate::engine::weights::{Affine, Weights};
 use mlx_rs::{Array, Dtype};
 use pajamas_hf_model::Tensor;
@@ -10,7 +11,7 @@ use std::collections::HashMap;
 /// Reads every tensor of `folder` that its layers use, and how the quantized ones are quantized.
 pub(crate) fn weights(
     folder: &MlxFolder,
-    tied: bool,
+    architecture: &Architecture,
     compute: Option<Dtype>,
     progress: &Progress,
     cancel: &CancelToken,
@@ -24,17 +25,17 @@ pub(crate) fn weights(
         progress.report("loading", done as f32 / total as f32, tensor.name());
         done += tensor.size_bytes();
         // Old checkpoints hold what is computed from the configuration, and some hold a tied output layer twice.
-        let needless =
-            tensor.name().ends_with("rotary_emb.inv_freq") || (tied && tensor.name().starts_with("lm_head."));
+        let needless = tensor.name().ends_with("rotary_emb.inv_freq")
+            || (architecture.tied && tensor.name().starts_with("lm_head."));
         if !needless {
-            tensors.insert(tensor.name().to_owned(), tensor_array(tensor)?);
+            tensors.insert(tensor.name().to_owned(), tensor_array(tensor, compute)?);
         }
     }
     progress.report("loading", 1.0, "");
-    Ok(Weights::new(tensors, quantization(folder)?, compute, model.dir()))
+    Ok(Weights::new(tensors, quantization(folder, architecture)?, compute, model.dir()))
 }
 
-fn tensor_array(tensor: &Tensor) -> Result<Array> {
+fn tensor_array(tensor: &Tensor, compute: Option<Dtype>) -> Result<Array> {
     let dtype = match tensor.dtype() {
         pajamas_hf_model::Dtype::F32 => Dtype::Float32,
         pajamas_hf_model::Dtype::F16 => Dtype::Float16,
@@ -53,7 +54,27 @@ fn tensor_array(tensor: &Tensor) -> Result<Array> {
         tensor.shape().iter().map(|size| i32::try_from(*size)).collect::<Result<_, _>>().map_err(|_| {
             Error::unsupported(format!("tensor `{}` is larger than MLX takes", tensor.name().escape_debug()))
         })?;
-    array(&tensor.read(0..tensor.size_bytes())?, &shape, dtype)
+    float_array(tensor.read(0..tensor.size_bytes())?, &shape, dtype, compute)
+}
+
+/// A copy of `bytes`, little-endian elements of `dtype`, as MLX's; halves become singles at once where `compute` is that.
+pub(crate) fn float_array(
+    mut bytes: Vec<u8>,
+    shape: &[i32],
+    mut dtype: Dtype,
+    compute: Option<Dtype>,
+) -> Result<Array> {
+    let source = match dtype {
+        Dtype::Float16 => Some(pajamas_hf_model::Dtype::F16),
+        Dtype::Bfloat16 => Some(pajamas_hf_model::Dtype::Bf16),
+        _ => None,
+    };
+    if let (Some(source), Some(Dtype::Float32)) = (source, compute) {
+        let values = pajamas_hf_model::decode_f32(source, &bytes);
+        bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        dtype = Dtype::Float32;
+    }
+    array(&bytes, shape, dtype)
 }
 
 /// A copy of `bytes`, little-endian elements of `dtype`, as MLX's.
@@ -73,10 +94,12 @@ pub(crate) fn array(bytes: &[u8], shape: &[i32], dtype: Dtype) -> Result<Array> 
 }
 
 /// Which layers are quantized, and how, by config.json and by the scales that there are.
-fn quantization(folder: &MlxFolder) -> Result<HashMap<String, Affine>> {
+fn quantization(folder: &MlxFolder, architecture: &Architecture) -> Result<HashMap<String, Affine>> {
     let mut quantized = HashMap::new();
     for layer in folder.model().tensors().iter().filter_map(|tensor| tensor.name().strip_suffix(".scales")) {
-        let Some(LayerQuantization { bits, group_size, mode }) = folder.layer_quantization(layer, None)? else {
+        let Some(LayerQuantization { bits, group_size, mode }) =
+            folder.layer_quantization(layer, architecture.input_width(layer))?
+        else {
             continue;
         };
         if mode != Mode::Affine {
@@ -85,6 +108,13 @@ fn quantization(folder: &MlxFolder) -> Result<HashMap<String, Affine>> {
                 folder.model().dir().display(),
                 layer.escape_debug(),
                 mode.word().escape_debug()
+            )));
+        }
+        if pajamas_mlx_folder::affine::Affine::new(bits, group_size).is_none() {
+            return Err(Error::unsupported(format!(
+                "`{}`: layer `{}` has {bits} bits in groups of {group_size}, which MLX does not compute with",
+                folder.model().dir().display(),
+                layer.escape_debug()
             )));
         }
         let affine = Affine { group_size: group_size.cast_signed(), bits: bits.cast_signed() };

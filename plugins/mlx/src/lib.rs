@@ -56,7 +56,7 @@ impl Backend for Mlx {
 }
 
 export_plugin! {
-    name: "mlx",
+    name: env!("PAJAMAS_BACKEND_NAME"),
     formats: "mlx,gguf",
     backend: || Box::new(Mlx),
 }

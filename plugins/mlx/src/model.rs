@@ -16,6 +16,8 @@ use std::ops::ControlFlow;
 /// A loaded model. Its methods may be called from any thread; the engine serves one call at a time, in order.
 pub(crate) struct MlxModel {
     info: ModelInfo,
+    /// In the types that are computed in, which may be larger than those that are stored.
+    weights_bytes: u64,
     vocabulary: Vocabulary,
     engine: Engine,
 }
@@ -32,27 +34,29 @@ impl MlxModel {
         let source = Source::open(&request.path)?;
         let mut architecture = Architecture::new(source.config())?;
         architecture.rope_factors = source.rope_factors()?;
+        architecture.tied = source.tied_embeddings();
         let settings = Settings::new(request, architecture.context_length)?;
         let vocabulary = Vocabulary::new(
             &source.tokenizer()?,
             source.end_of_generation(),
             architecture.vocabulary_size.unsigned_abs(),
         )?;
-        let weights = source.weights(architecture.tied, settings.compute, progress, cancel)?;
+        let weights = source.weights(&architecture, settings.compute, progress, cancel)?;
         let mut info = ModelInfo {
             architecture: architecture.name.into(),
             name: source.name(),
             quantization: source.describe(),
             parameter_count: weights.parameter_count(),
-            size_bytes: weights.size_bytes(),
+            size_bytes: source.size_bytes(),
             context_length: settings.context_length,
             context_length_trained: architecture.context_length,
             ..ModelInfo::default()
         };
         vocabulary.describe(&mut info);
+        let weights_bytes = weights.size_bytes();
         let engine =
             Engine::start(architecture, weights, settings.context_length, settings.slots, settings.prefill_step)?;
-        Ok(Self { info, vocabulary, engine })
+        Ok(Self { info, weights_bytes, vocabulary, engine })
     }
 
     fn context_overflow(&self, tokens: usize, what: &str) -> Error {
@@ -110,7 +114,7 @@ impl Model for MlxModel {
 
     fn memory_usage(&self) -> MemoryUsage {
         let mut usage = MemoryUsage::default();
-        usage.weights_bytes = self.info.size_bytes;
+        usage.weights_bytes = self.weights_bytes;
         usage.kv_cache_bytes = self.engine.kv_cache_bytes();
         usage.device_total_bytes = devices::memory_total_bytes();
         usage

@@ -1,5 +1,6 @@
 //! What is loaded: an MLX folder or a GGUF file, as the same parts.
 
+use crate::engine::architecture::Architecture;
 use crate::engine::weights::Weights;
 use crate::folder;
 use crate::gguf::Gguf;
@@ -69,15 +70,31 @@ impl Source {
         }
     }
 
+    /// Whether the output layer is the embedding.
+    pub(crate) fn tied_embeddings(&self) -> bool {
+        match self {
+            Self::Folder(folder) => folder.model().tied_embeddings(),
+            Self::Gguf(gguf) => gguf.config().tied_embeddings(),
+        }
+    }
+
+    /// Bytes of all tensors, as they are stored.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        match self {
+            Self::Folder(folder) => folder.model().size_bytes(),
+            Self::Gguf(gguf) => gguf.size_bytes(),
+        }
+    }
+
     pub(crate) fn weights(
         &self,
-        tied: bool,
+        architecture: &Architecture,
         compute: Option<Dtype>,
         progress: &Progress,
         cancel: &CancelToken,
     ) -> Result<Weights> {
         match self {
-            Self::Folder(folder) => folder::weights(folder, tied, compute, progress, cancel),
+            Self::Folder(folder) => folder::weights(folder, architecture, compute, progress, cancel),
             Self::Gguf(gguf) => gguf.weights(compute, progress, cancel),
         }
     }

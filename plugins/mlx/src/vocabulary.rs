@@ -11,8 +11,10 @@ pub(crate) struct Vocabulary {
     parsing: Tokenizer,
     /// Takes them for text.
     plain: Tokenizer,
-    /// The bytes of each id.
+    /// The bytes of each id; rows of logits beyond them have no text.
     pieces: Vec<Vec<u8>>,
+    /// Rows of logits.
+    size: u32,
     bos: Option<SpecialToken>,
     eos: Option<SpecialToken>,
     /// Whether a text begins with BOS.
@@ -53,6 +55,7 @@ impl Vocabulary {
         end_of_generation.dedup();
         let vocabulary = Self {
             pieces: pieces(files, size)?,
+            size,
             adds_bos: files.adds_token("bos").unwrap_or(begins),
             control_texts: control_tokens.iter().map(|token| token.text.clone()).collect(),
             chat_templates: files
@@ -82,7 +85,7 @@ impl Vocabulary {
 
     /// Ids there are.
     pub(crate) fn size(&self) -> u32 {
-        u32::try_from(self.pieces.len()).unwrap_or(u32::MAX)
+        self.size
     }
 
     /// Token ids of `prompt`.
@@ -136,13 +139,18 @@ fn pieces(files: &TokenizerFiles, size: u32) -> Result<Vec<Vec<u8>>> {
     };
     let byte_level = mentions(files.raw(), "ByteLevel");
     let alphabet = byte_alphabet();
-    let mut pieces = vec![Vec::new(); size as usize];
+    let ids = files.vocabulary().keys().copied().chain(files.added_tokens().iter().map(|token| token.id));
+    let largest = ids.max().unwrap_or(0);
+    if largest >= size {
+        return Err(too_high(largest));
+    }
+    let mut pieces = vec![Vec::new(); largest as usize + 1];
     for (&id, text) in files.vocabulary() {
         let bytes = if byte_level { from_alphabet(text, &alphabet) } else { from_sentencepiece(text) };
-        *pieces.get_mut(id as usize).ok_or_else(|| too_high(id))? = bytes;
+        pieces[id as usize] = bytes;
     }
     for token in files.added_tokens() {
-        *pieces.get_mut(token.id as usize).ok_or_else(|| too_high(token.id))? = token.content.clone().into_bytes();
+        pieces[token.id as usize] = token.content.clone().into_bytes();
     }
     Ok(pieces)
 }

@@ -92,7 +92,7 @@ pub(super) fn all() -> Vec<Recipe> {
     );
     let recipe = |r: &GgufRecipe| {
         Recipe::new(r.name, "gguf", r.bits_per_weight, r.description)
-            .from_sources(&["huggingface", "gguf"])
+            .from_sources(&["huggingface", "gguf", "mlx"])
             .with_options(vec![leave.clone()])
     };
     RECIPES.iter().map(recipe).collect()

@@ -49,7 +49,7 @@ struct Family {
 
 const FAMILIES: [Family; 4] = [
     Family { model_type: "llama", configurable_bias: true, qkv_bias: false, qk_norm: false, always_slides: false },
-    Family { model_type: "mistral", configurable_bias: false, qkv_bias: false, qk_norm: false, always_slides: true },
+    Family { model_type: "mistral", configurable_bias: true, qkv_bias: false, qk_norm: false, always_slides: true },
     Family { model_type: "qwen2", configurable_bias: false, qkv_bias: true, qk_norm: false, always_slides: false },
     Family { model_type: "qwen3", configurable_bias: true, qkv_bias: false, qk_norm: true, always_slides: false },
 ];
@@ -60,6 +60,17 @@ const LAYERS_MAX: u64 = 4096;
 const SIZE_MAX: u64 = 1 << 24;
 
 impl Architecture {
+    /// The values that go into the layer of that name, where it is one of ours.
+    pub(crate) fn input_width(&self, layer: &str) -> Option<u64> {
+        let width = match layer.rsplit('.').next()? {
+            "o_proj" => self.heads * self.head_dim,
+            "down_proj" => self.intermediate_size,
+            "q_proj" | "k_proj" | "v_proj" | "gate_proj" | "up_proj" | "embed_tokens" | "lm_head" => self.hidden_size,
+            _ => return None,
+        };
+        u64::try_from(width).ok()
+    }
+
     /// Reads `config`.
     ///
     /// # Errors
@@ -103,6 +114,8 @@ impl Architecture {
         if head_dim % 2 != 0 {
             return Err(invalid(format!("head_dim is {head_dim}; rotary embeddings need an even one")));
         }
+        // Rows of the projections: two sizes that are possible alone need not be together.
+        size("num_attention_heads times head_dim", config.attention_heads()?.saturating_mul(config.head_dim()?))?;
         let attention_bias = family.configurable_bias && config.flag("attention_bias");
         Ok(Self {
             name: family.model_type,
@@ -134,6 +147,14 @@ fn checked_rope(config: &Config) -> Result<Rope> {
         let message =
             format!("`{}`: rope_theta is {}, a positive number was expected", config.path().display(), rope.theta);
         return Err(Error::invalid_model(message));
+    }
+    if let RopeScaling::Yarn { beta_fast, beta_slow, attention_factor, extrapolation_factor, .. } = &rope.scaling {
+        let given = [beta_fast, beta_slow, attention_factor, extrapolation_factor];
+        let possible = given.into_iter().flatten().all(|number| number.is_finite() && *number > 0.0);
+        if !possible || rope.theta <= 1.0 {
+            let path = config.path().display();
+            return Err(Error::invalid_model(format!("`{path}`: its yarn rope scaling has impossible numbers")));
+        }
     }
     match rope.scaling {
         RopeScaling::Other(kind) => Err(Error::unsupported(format!(
@@ -189,7 +210,7 @@ mod tests {
             (a.qkv_bias, a.output_bias, a.qk_norm)
         };
         assert_eq!(switches("llama"), (true, true, false));
-        assert_eq!(switches("mistral"), (false, false, false));
+        assert_eq!(switches("mistral"), (true, true, false));
         assert_eq!(switches("qwen2"), (true, false, false));
         assert_eq!(switches("qwen3"), (true, true, true));
     }
@@ -218,7 +239,13 @@ mod tests {
         refused(json!({"hidden_act": "gelu"}), "activation `gelu`");
         refused(json!({"num_key_value_heads": 3}), "cannot share");
         refused(json!({"head_dim": 7}), "even");
+        refused(
+            json!({"num_attention_heads": 65536, "num_key_value_heads": 65536, "head_dim": 65536}),
+            "times head_dim",
+        );
         refused(json!({"num_hidden_layers": 5000}), "at most 4096");
+        let yarn = json!({"type": "yarn", "factor": 2.0, "beta_fast": 0.0});
+        refused(json!({"rope_scaling": yarn}), "impossible numbers");
         refused(json!({"rope_scaling": {"type": "longrope", "factor": 2.0}}), "longrope");
     }
 }

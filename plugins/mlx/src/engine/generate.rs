@@ -100,6 +100,8 @@ impl Generator {
                 return Ok(Some(logits));
             }
             transforms::eval(self.caches[slot].arrays()).map_err(error)?;
+            // What one step of a long prompt leaves behind is of no use to the next, whose shapes are others.
+            mlx_rs::memory::clear_cache().map_err(error)?;
             done = end;
             if !caller.tell(Step::Prompt { done }) {
                 return Ok(None);

@@ -27,9 +27,13 @@ use pajamas_plugin_api::{Error, ErrorKind};
 
 /// An error of MLX's as one of the contract's.
 pub(crate) fn error(error: mlx_rs::error::Exception) -> Error {
-    let text = error.what();
+    of_text(error.what())
+}
+
+/// MLX's errors are texts alone.
+fn of_text(text: &str) -> Error {
     let kind =
-        if ["[malloc", "out of memory", "Unable to allocate", "Insufficient Memory"].iter().any(|s| text.contains(s)) {
+        if ["malloc]", "out of memory", "Unable to allocate", "Insufficient Memory"].iter().any(|s| text.contains(s)) {
             ErrorKind::OutOfMemory
         } else {
             ErrorKind::Other

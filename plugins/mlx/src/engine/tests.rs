@@ -20,7 +20,7 @@ fn network(folder: &std::path::Path) -> (Network, Architecture) {
     let folder = MlxFolder::open(folder).expect("a folder");
     let architecture = Architecture::new(folder.model().config()).expect("an architecture");
     let (progress, cancel) = (Progress::default(), CancelToken::never());
-    let weights = load::weights(&folder, architecture.tied, Some(Dtype::Float32), &progress, &cancel).expect("weights");
+    let weights = load::weights(&folder, &architecture, Some(Dtype::Float32), &progress, &cancel).expect("weights");
     (Network::new(&architecture, weights).expect("a network"), architecture)
 }
 
@@ -99,4 +99,18 @@ fn a_cache_that_grows_token_by_token_loses_nothing() {
     for (row, (ours, theirs)) in single.iter().zip(&whole).enumerate() {
         close(ours, theirs, &format!("row {row}"));
     }
+}
+
+#[test]
+fn mlxs_ways_of_saying_that_memory_ran_out_are_known() {
+    use pajamas_plugin_api::ErrorKind;
+    for text in [
+        "[metal::malloc] Attempting to allocate 9 bytes which is greater than the maximum allowed buffer size of 8 bytes.",
+        "[metal::malloc] Resource limit (499000) exceeded.",
+        "[malloc_or_wait] Unable to allocate 9 bytes.",
+        "[METAL] Command buffer execution failed: Insufficient Memory (00000008)",
+    ] {
+        assert_eq!(super::of_text(text).kind, ErrorKind::OutOfMemory, "{text}");
+    }
+    assert_eq!(super::of_text("[matmul] Last dimension").kind, ErrorKind::Other);
 }

@@ -79,11 +79,13 @@ impl Conversation {
     /// The next step; none after the last one.
     fn next(&self, cancelled: &dyn Fn() -> bool) -> Result<Option<Step>> {
         loop {
+            if cancelled() {
+                return Err(Error::cancelled());
+            }
             match self.steps.recv_timeout(CANCEL_POLL) {
                 Ok(Step::Failed(error)) => return Err(error),
                 Ok(step) => return Ok(Some(step)),
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
-                Err(RecvTimeoutError::Timeout) if cancelled() => return Err(Error::cancelled()),
                 Err(RecvTimeoutError::Timeout) => (),
             }
         }
@@ -139,6 +141,10 @@ impl Engine {
             // Who started the thread waits for this.
             let _ = ready.send(Ok(()));
             for (work, caller) in requests {
+                // Whoever gave up while waiting must not cost another session its cache.
+                if caller.gone.load(Ordering::Relaxed) {
+                    continue;
+                }
                 let outcome = guarded(|| match &work {
                     Work::Answer(answer) => generator.answer(answer, &caller),
                     Work::Rows { tokens, first_row } => generator.rows(tokens, *first_row, &caller),
@@ -182,8 +188,8 @@ impl Engine {
         let conversation = self.begin(Work::Answer(answer))?;
         loop {
             let step = {
-                let cancel = sink.cancel_token();
-                conversation.next(&|| cancel.is_cancelled())?
+                let sink = &*sink;
+                conversation.next(&|| sink.is_cancelled())?
             };
             match step {
                 None => return Ok(()),

@@ -50,6 +50,10 @@ impl Gguf {
         known.map_or_else(String::new, |file_type| file_type.name.to_owned())
     }
 
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.file.tensors().iter().map(|tensor| tensor.size_bytes).sum()
+    }
+
     pub(crate) fn tokenizer(&self) -> Result<TokenizerFiles> {
         tokenizer::files(&self.file)
     }

@@ -2,7 +2,8 @@
 
 use super::blocks::{self, Read};
 use crate::engine::weights::{Affine, Weights};
-use mlx_rs::{Array, Dtype};
+use crate::folder::{array, float_array};
+use mlx_rs::Dtype;
 use pajamas_gguf_file::GgufFile;
 use pajamas_gguf_file::reader::TensorInfo;
 use pajamas_plugin_api::{CancelToken, Error, Progress, Result};
@@ -50,20 +51,22 @@ pub(super) fn weights(
         let bytes = file.read_tensor(tensor)?;
         let shape = shape(file, tensor)?;
         match tensor.ggml_type.name {
-            "F32" => arrays.insert(name, array(&bytes, &shape, Dtype::Float32)?),
-            "F16" => arrays.insert(name, array(&bytes, &shape, Dtype::Float16)?),
-            "BF16" => arrays.insert(name, array(&bytes, &shape, Dtype::Bfloat16)?),
+            "F32" => arrays.insert(name, float_array(bytes, &shape, Dtype::Float32, compute)?),
+            "F16" => arrays.insert(name, float_array(bytes, &shape, Dtype::Float16, compute)?),
+            "BF16" => arrays.insert(name, float_array(bytes, &shape, Dtype::Bfloat16, compute)?),
             kind => {
                 let unknown = || unknown_type(file, tensor);
                 let (&columns, rows) = shape.split_last().ok_or_else(unknown)?;
                 match blocks::read(kind, &bytes).ok_or_else(unknown)? {
-                    Read::Floats(halves) => arrays.insert(name, array(&halves, &shape, Dtype::Float16)?),
+                    Read::Floats(halves) => arrays.insert(name, float_array(halves, &shape, Dtype::Float16, compute)?),
                     Read::Affine { bits, weights, scales, biases } => {
                         let layer = name.strip_suffix(".weight").unwrap_or(&name).to_owned();
                         let with = |columns: i32| [rows, &[columns]].concat();
                         let groups = with(columns / blocks::GROUP_SIZE);
-                        arrays.insert(format!("{layer}.scales"), array(&scales, &groups, Dtype::Float16)?);
-                        arrays.insert(format!("{layer}.biases"), array(&biases, &groups, Dtype::Float16)?);
+                        arrays
+                            .insert(format!("{layer}.scales"), float_array(scales, &groups, Dtype::Float16, compute)?);
+                        arrays
+                            .insert(format!("{layer}.biases"), float_array(biases, &groups, Dtype::Float16, compute)?);
                         quantization.insert(layer, Affine { group_size: blocks::GROUP_SIZE, bits });
                         let packed = with(columns / blocks::GROUP_SIZE * bits);
                         arrays.insert(name, array(&weights, &packed, Dtype::Uint32)?)
@@ -107,10 +110,6 @@ fn unknown_type(file: &GgufFile, tensor: &TensorInfo) -> Error {
         blocks::TYPES.join(", ")
     ))
     .with_hint("run it on a gguf backend, or make an MLX model of the original")
-}
-
-fn array(bytes: &[u8], shape: &[i32], dtype: Dtype) -> Result<Array> {
-    crate::folder::array(bytes, shape, dtype)
 }
 
 #[cfg(test)]
