@@ -19,6 +19,7 @@ fn bits_group_sizes_and_recipes_name_the_folder_and_are_remembered() {
     let home = home();
     for (flags, name) in [
         (&["--format", "mlx"][..], "pajama-tiny-mlx-4bit"),
+        (&["--bits", "4", "--group-size", "64"], "pajama-tiny-mlx-4bit"),
         (&["--bits", "8", "--group-size", "32"], "pajama-tiny-mlx-8bit-group_size-32"),
         (&["--recipe", "mixed_3_6"], "pajama-tiny-mlx-mixed_3_6"),
         (&["-m", "6bit", "--set", "dtype=float16"], "pajama-tiny-mlx-6bit-dtype-float16"),
@@ -83,7 +84,9 @@ fn what_cannot_be_made_is_refused_before_anything_is_written() {
     let again = PathBuf::from(again.succeeded().stdout.trim());
     let weights = |folder: &Path| std::fs::read(folder.join("model.safetensors")).unwrap();
     assert!(weights(&again) == weights(&made), "the same as from the original");
-    home.run(["run", made.to_str().unwrap(), "-p", "x"]).failed_with("no backend can run MLX models", "plugins list");
+    let run = home.run(["run", made.to_str().unwrap(), "-p", "x"]);
+    run.failed_with("no backend can run MLX models", "plugins list");
+    assert!(run.stderr.contains("mlx: not installed; `make plugin-mlx install`"), "{run:?}");
     // Somebody else's quantization.
     let other = home.path().join("other");
     copy_folder(&pajama_tiny(), &other);

@@ -176,6 +176,8 @@ impl Session {
             let error = match Self::load(args, choice.candidate, &path, config, &cancel) {
                 Ok(session) => {
                     interrupt.end();
+                    // One that came at the very end of loading is meant all the same.
+                    cancel.check().map_err(Error::from)?;
                     return Ok(session);
                 }
                 Err(error) => error,

@@ -11,7 +11,8 @@ use crate::plugins::Candidate;
 use crate::worker::client::Worker;
 use crate::worker::protocol::{Reply, Request};
 use pajamas_plugin_api::{
-    ArtifactKind, CancelToken, OptionValue, Options, ProgressUpdate, QuantizeJob, QuantizeReport, Recipe, options,
+    ArtifactKind, CancelToken, OptionSpec, OptionValue, Options, ProgressUpdate, QuantizeJob, QuantizeReport, Recipe,
+    options,
 };
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -71,11 +72,16 @@ pub fn quantize(
     cancel: &CancelToken,
 ) -> Result<Artifact> {
     let (candidate, recipe) = find_quantizer(candidates, source, options, config)?;
-    let recipe_options: Options = options
-        .options
-        .iter()
-        .map(|(name, value)| Ok((name.clone(), options::parse(&recipe.options, name, value)?)))
-        .collect::<Result<_>>()?;
+    let mut recipe_options = Options::default();
+    for (name, value) in &options.options {
+        let value = options::parse(&recipe.options, name, value)?;
+        // Naming the default makes what not naming it makes, under the same name.
+        let is_default = |spec: &OptionSpec| spec.name == *name && spec.default == value.to_string();
+        if !recipe.options.iter().any(is_default) {
+            recipe_options.set(name, value);
+        }
+    }
+    let written = recipe_options.iter().map(|(name, value)| (name.to_owned(), value.to_string())).collect();
     let fingerprint = source::fingerprint(source)?;
     let origin = source.hub.as_ref().map_or_else(|| source.path.display().to_string(), |(id, _)| id.clone());
     let extension = match recipe.artifact {
@@ -136,7 +142,7 @@ pub fn quantize(
                 source: origin,
                 fingerprint,
                 size_bytes: store::size_on_disk(&target),
-                options: options.options.clone(),
+                options: written,
             },
         )?;
     }

@@ -2,6 +2,7 @@
 
 use super::{Candidate, Status};
 use crate::error::{Error, Result};
+use crate::models::format::MLX;
 use pajamas_plugin_api::{Availability, DeviceClass};
 use std::cmp::Reverse;
 
@@ -83,8 +84,7 @@ pub fn choose<'a>(
         return Ok(choice);
     }
     let Some(first) = candidates.iter().find(|c| c.name() == name) else {
-        let mut installed: Vec<String> =
-            candidates.iter().filter(|c| c.manifest.is_some()).map(Candidate::name).collect();
+        let mut installed: Vec<String> = candidates.iter().filter(|c| runs(c)).map(Candidate::name).collect();
         installed.dedup();
         return Err(Error::UnknownBackend { name: name.into(), installed });
     };
@@ -129,12 +129,21 @@ fn obstacle(candidate: &Candidate, formats: &[String]) -> Option<String> {
         .then(|| format!("it loads {} models, not {}", own.join(", "), formats.join(" or ")))
 }
 
+/// Whether it is a backend that runs models, here or elsewhere.
+fn runs(candidate: &Candidate) -> bool {
+    candidate.manifest.is_some() && candidate.status != Status::QuantizeOnly
+}
+
 fn none_can(candidates: &[Candidate], formats: &[String]) -> Error {
     let reason = |c: &Candidate| format!("{}: {}", c.name(), obstacle(c, formats).unwrap_or_default());
-    Error::NoBackend {
-        task: format!("run {} models", formats.join(" or ").to_uppercase()),
-        reasons: candidates.iter().map(reason).collect(),
+    let mut reasons: Vec<String> = candidates.iter().map(reason).collect();
+    let loaded = |format: &String| candidates.iter().any(|c| runs(c) && loads(c).contains(format));
+    // One of ours that is only not installed.
+    if formats.iter().any(|format| format == MLX) && !formats.iter().any(loaded) {
+        reasons
+            .push("mlx: not installed; `make plugin-mlx install` in the source folder builds and installs it".into());
     }
+    Error::NoBackend { task: format!("run {} models", formats.join(" or ").to_uppercase()), reasons }
 }
 
 #[cfg(test)]

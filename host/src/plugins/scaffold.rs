@@ -31,7 +31,8 @@ const API_FOLDER: &str = "pajamas-plugin-api";
 /// The longest name, in bytes.
 const NAME_BYTES_MAX: usize = 64;
 /// What cannot be a crate, or is a format that pajamas or the template knows already.
-const RESERVED: &str = "gguf huggingface mlx txt pajamas-plugin-api alloc core proc-macro std test \
+const RESERVED: &str = "gguf gguf-cpu gguf-cuda gguf-metal gguf-rocm gguf-vulkan huggingface mlx mlx-cuda mlx-quantize \
+                        txt pajamas pajamas-plugin-api alloc core proc-macro std test \
                         abstract as async await become box break const continue crate do dyn else enum extern false \
                         final fn for gen if impl in let loop macro match mod move mut override priv pub ref return \
                         self static struct super trait true try type typeof unsafe unsized use virtual where while \

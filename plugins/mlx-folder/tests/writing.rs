@@ -25,7 +25,7 @@ fn recipes_are_folders_made_from_hugging_face_folders() {
     assert_eq!((recipes[0].name.as_str(), recipes[0].bits_per_weight), ("4bit", 4.5));
     for recipe in recipes {
         assert_eq!((recipe.format.as_str(), recipe.artifact), ("mlx", ArtifactKind::Folder));
-        assert_eq!(recipe.sources, ["huggingface"]);
+        assert_eq!(recipe.sources, ["huggingface", "mlx"]);
     }
 }
 
