@@ -21,7 +21,7 @@ export CMAKE_C_COMPILER_LAUNCHER := ccache
 export CMAKE_CXX_COMPILER_LAUNCHER := ccache
 endif
 
-.PHONY: help deps build host plugins plugin-gguf-cpu plugin-mlx-quantize plugin-mlx demo test quality lint bench golden install clean
+.PHONY: help deps build host plugins plugin-gguf-cpu plugin-mlx-quantize plugin-mlx demo test quality lint bench bench-gguf bench-mlx golden install clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -68,9 +68,15 @@ lint: deps ## formatting, clippy, documentation
 	$(LINT_MLX)
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps
 
-bench: build ## the plugin beside a bare llama.cpp loop, on Qwen2.5-0.5B's shapes
+bench: bench-gguf bench-mlx ## speeds beside those of bare llama.cpp and of mlx-lm, on Qwen2.5-0.5B's shapes and smaller
+
+bench-gguf: build
 	$(CARGO) build --release --locked -p pajamas-gguf --example speed
-	@tests/bench/run.sh "$(RELEASE)" "$(TARGET_DIR)/bench"
+	@tests/bench/gguf.sh "$(RELEASE)" "$(TARGET_DIR)/bench"
+
+bench-mlx: build plugin-mlx
+	$(CARGO) build --release --locked -p pajamas-tests --example answer
+	@tests/bench/mlx.sh "$(RELEASE)" "$(TARGET_DIR)/bench"
 
 golden: ## recompute the golden files with transformers and mlx-lm (needs Python packages, see tests/oracle/README.md)
 	python3 tests/oracle/transformers_golden.py tests/fixtures/pajama-tiny tests/fixtures/golden

@@ -1,42 +1,49 @@
 """Makes a Hugging Face folder with the exact shapes of Qwen2.5-0.5B and random bfloat16 weights, for speed and memory measurements.
 
     pip install numpy
-    python random_qwen.py PAJAMA_TINY_DIR OUT_DIR
+    python random_qwen.py PAJAMA_TINY_DIR OUT_DIR [--size 0.5b|small]
 
 The tokenizer is pajama-tiny's, so only its 1,104 ids mean anything; vocab_size stays 151,936 and the converter pads.
 model.safetensors (988 MB) is written tensor by tensor, so little memory is needed, and a seed always gives the same file.
+`small` is the same architecture with 14 million parameters.
 """
 import argparse, json, os, shutil
 
 import numpy as np
 
-HIDDEN, LAYERS, HEADS, KV_HEADS, FFN, VOCAB = 896, 24, 14, 2, 4864, 151936
-KV = HIDDEN // HEADS * KV_HEADS
+# Hidden size, layers, heads, key-value heads, size of the feed-forward layer, vocabulary.
+SIZES = {"0.5b": (896, 24, 14, 2, 4864, 151936), "small": (512, 4, 8, 2, 1536, 4096)}
 CHUNK = 1 << 22
 
-CONFIG = {
-    "architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0, "hidden_act": "silu",
-    "hidden_size": HIDDEN, "initializer_range": 0.02, "intermediate_size": FFN, "max_position_embeddings": 32768,
-    "max_window_layers": LAYERS, "model_type": "qwen2", "num_attention_heads": HEADS, "num_hidden_layers": LAYERS,
-    "num_key_value_heads": KV_HEADS, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "sliding_window": 32768,
-    "tie_word_embeddings": True, "torch_dtype": "bfloat16", "use_cache": True, "use_sliding_window": False, "vocab_size": VOCAB,
-}
+
+def config(size):
+    hidden, layers, heads, kv_heads, ffn, vocabulary = SIZES[size]
+    return {
+        "architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0, "hidden_act": "silu",
+        "hidden_size": hidden, "initializer_range": 0.02, "intermediate_size": ffn, "max_position_embeddings": 32768,
+        "max_window_layers": layers, "model_type": "qwen2", "num_attention_heads": heads, "num_hidden_layers": layers,
+        "num_key_value_heads": kv_heads, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "sliding_window": 32768,
+        "tie_word_embeddings": True, "torch_dtype": "bfloat16", "use_cache": True, "use_sliding_window": False,
+        "vocab_size": vocabulary,
+    }
 
 
-def shapes():
-    yield "model.embed_tokens.weight", (VOCAB, HIDDEN)
-    for i in range(LAYERS):
+def shapes(size):
+    hidden, layers, heads, kv_heads, ffn, vocabulary = SIZES[size]
+    kv = hidden // heads * kv_heads
+    yield "model.embed_tokens.weight", (vocabulary, hidden)
+    for i in range(layers):
         p = f"model.layers.{i}."
-        yield p + "input_layernorm.weight", (HIDDEN,)
-        for name, rows in (("q", HIDDEN), ("k", KV), ("v", KV)):
-            yield f"{p}self_attn.{name}_proj.weight", (rows, HIDDEN)
+        yield p + "input_layernorm.weight", (hidden,)
+        for name, rows in (("q", hidden), ("k", kv), ("v", kv)):
+            yield f"{p}self_attn.{name}_proj.weight", (rows, hidden)
             yield f"{p}self_attn.{name}_proj.bias", (rows,)
-        yield p + "self_attn.o_proj.weight", (HIDDEN, HIDDEN)
-        yield p + "post_attention_layernorm.weight", (HIDDEN,)
-        yield p + "mlp.gate_proj.weight", (FFN, HIDDEN)
-        yield p + "mlp.up_proj.weight", (FFN, HIDDEN)
-        yield p + "mlp.down_proj.weight", (HIDDEN, FFN)
-    yield "model.norm.weight", (HIDDEN,)
+        yield p + "self_attn.o_proj.weight", (hidden, hidden)
+        yield p + "post_attention_layernorm.weight", (hidden,)
+        yield p + "mlp.gate_proj.weight", (ffn, hidden)
+        yield p + "mlp.up_proj.weight", (ffn, hidden)
+        yield p + "mlp.down_proj.weight", (hidden, ffn)
+    yield "model.norm.weight", (hidden,)
 
 
 def bf16(x):
@@ -44,9 +51,9 @@ def bf16(x):
     return (x.view(np.uint32) >> 16).astype("<u2")
 
 
-def write_weights(path, seed):
+def write_weights(path, size, seed):
     header, end = {"__metadata__": {"format": "pt"}}, 0
-    for name, shape in shapes():
+    for name, shape in shapes(size):
         start, end = end, end + 2 * int(np.prod(shape))
         header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, end]}
     head = json.dumps(header, separators=(",", ":")).encode()
@@ -54,7 +61,7 @@ def write_weights(path, seed):
     r = np.random.Generator(np.random.PCG64(seed))
     with open(path, "wb") as f:
         f.write(len(head).to_bytes(8, "little") + head)
-        for name, shape in shapes():
+        for name, shape in shapes(size):
             left = int(np.prod(shape))
             if name.endswith("norm.weight"):
                 bf16(np.ones(left, np.float32)).tofile(f)
@@ -70,14 +77,15 @@ def write_weights(path, seed):
 def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument("tokenizer_dir", metavar="PAJAMA_TINY_DIR"); ap.add_argument("out_dir"); ap.add_argument("--seed", type=int, default=7)
+    ap.add_argument("--size", choices=SIZES, default="0.5b")
     a = ap.parse_args()
     os.makedirs(a.out_dir, exist_ok=True)
     tiny = lambda name: os.path.join(a.tokenizer_dir, name)
     out = lambda name: os.path.join(a.out_dir, name)
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"): shutil.copyfile(tiny(name), out(name))
     with open(tiny("config.json")) as f: ids = {k: v for k, v in json.load(f).items() if k.endswith("_token_id")}
-    with open(out("config.json"), "w") as f: json.dump(dict(sorted((CONFIG | ids).items())), f, indent=2)
-    print(f"{write_weights(out('model.safetensors'), a.seed):,} parameters in {a.out_dir}")
+    with open(out("config.json"), "w") as f: json.dump(dict(sorted((config(a.size) | ids).items())), f, indent=2)
+    print(f"{write_weights(out('model.safetensors'), a.size, a.seed):,} parameters in {a.out_dir}")
 
 
 if __name__ == "__main__":
