@@ -91,13 +91,14 @@ impl Network {
         let count = tokens.dim(1);
         let mut x = self.embedding.forward(tokens)?;
         for (index, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, cache, index)?;
+            // The last block has to answer for the position that is wanted only; before it, all are looked at.
+            let wanted = if rows == Rows::Last && index + 1 == self.blocks.len() { 1 } else { count };
+            x = block.forward(&x, cache, index, wanted)?;
         }
         cache.advance(count);
         let x = match rows {
             Rows::None => return Ok(None),
-            Rows::Last => x.try_index((0, count - 1.., ..))?,
-            Rows::All => x.try_index((0, .., ..))?,
+            Rows::Last | Rows::All => x.try_index((0, .., ..))?,
         };
         let x = self.norm.forward(&x)?;
         let logits = match &self.output {
@@ -119,9 +120,10 @@ impl Block {
         })
     }
 
-    /// `x` is `[1, count, hidden]`, and so is the answer.
-    fn forward(&self, x: &Array, cache: &mut Cache, index: usize) -> mlx_rs::error::Result<Array> {
-        let x = x.add(self.attention.forward(&self.attention_norm.forward(x)?, cache, index)?)?;
+    /// `x` is `[1, count, hidden]`; the answer is that for the last `wanted` positions.
+    fn forward(&self, x: &Array, cache: &mut Cache, index: usize, wanted: i32) -> mlx_rs::error::Result<Array> {
+        let attended = self.attention.forward(&self.attention_norm.forward(x)?, cache, index, wanted)?;
+        let x = last(x, wanted)?.add(attended)?;
         x.add(self.feed_forward.forward(&self.feed_forward_norm.forward(&x)?)?)
     }
 }
@@ -159,30 +161,42 @@ impl Attention {
         })
     }
 
-    fn forward(&self, x: &Array, cache: &mut Cache, index: usize) -> mlx_rs::error::Result<Array> {
-        let count = x.dim(1);
-        // To [1, heads, count, head_dim].
-        let by_head = |x: Array, heads: i32| x.reshape(&[1, count, heads, self.head_dim]);
-        let (mut queries, mut keys) =
-            (by_head(self.query.forward(x)?, self.heads)?, by_head(self.key.forward(x)?, self.kv_heads)?);
+    /// `x` is `[1, count, hidden]`; the answer is that for the last `wanted` positions.
+    fn forward(&self, x: &Array, cache: &mut Cache, index: usize, wanted: i32) -> mlx_rs::error::Result<Array> {
+        // To [1, heads, positions, head_dim].
+        let by_head = |x: Array, heads: i32| x.reshape(&[1, x.dim(1), heads, self.head_dim]);
+        let (mut queries, mut keys) = (
+            by_head(self.query.forward(&last(x, wanted)?)?, self.heads)?,
+            by_head(self.key.forward(x)?, self.kv_heads)?,
+        );
         if let Some((query_norm, key_norm)) = &self.head_norms {
             (queries, keys) = (query_norm.forward(&queries)?, key_norm.forward(&keys)?);
         }
         let values = by_head(self.value.forward(x)?, self.kv_heads)?.swap_axes(1, 2)?;
         let offset = cache.length();
-        let queries = self.rope.forward(&queries.swap_axes(1, 2)?, offset)?;
+        // Of the first position that is wanted.
+        let first = offset + x.dim(1) - wanted;
+        let queries = self.rope.forward(&queries.swap_axes(1, 2)?, first)?;
         let keys = self.rope.forward(&keys.swap_axes(1, 2)?, offset)?;
         let (keys, values) = cache.extend(index, &keys, &values)?;
         let scale = (self.head_dim as f32).powf(-0.5);
         let attend =
             |mask: Option<Mask<'_>>| fast::scaled_dot_product_attention(&queries, &keys, &values, scale, mask, None);
         let mixed = match self.window {
-            Some(window) if offset + count > window => attend(Some(Mask::Array(&window_mask(offset, count, window)?)))?,
+            Some(window) if first + wanted > window => attend(Some(Mask::Array(&window_mask(first, wanted, window)?)))?,
             // One query sees everything there is.
-            _ if count == 1 => attend(None)?,
+            _ if wanted == 1 => attend(None)?,
             _ => attend(Some(Mask::Causal))?,
         };
-        self.output.forward(&mixed.swap_axes(1, 2)?.reshape(&[1, count, self.heads * self.head_dim])?)
+        self.output.forward(&mixed.swap_axes(1, 2)?.reshape(&[1, wanted, self.heads * self.head_dim])?)
+    }
+}
+
+/// The last `count` positions of `x` (`[1, positions, width]`).
+fn last(x: &Array, count: i32) -> mlx_rs::error::Result<Array> {
+    match x.dim(1) - count {
+        0 => Ok(x.clone()),
+        others => x.try_index((.., others.., ..)),
     }
 }
 

@@ -85,6 +85,30 @@ fn every_architecture_gives_transformers_logits_in_steps_of_any_size() {
 }
 
 #[test]
+fn the_last_position_alone_has_the_logits_that_it_has_among_all() {
+    crate::devices::start();
+    // One with a sliding window, one without.
+    for base in ["mistral", "qwen3"] {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("model");
+        Source::golden(base).write(&folder);
+        let (network, architecture) = network(&folder);
+        let tokens: Vec<u32> = (0..150_u32).map(|i| (5 * i * i + i) % 96).collect();
+        let all = logits(&network, architecture.layers, &tokens, tokens.len());
+        for step in [150, 100, 1] {
+            let mut cache = Cache::new(architecture.layers);
+            let mut end = 0;
+            for chunk in tokens.chunks(step) {
+                end += chunk.len();
+                let input = Array::from_slice(chunk, &[1, i32::try_from(chunk.len()).unwrap()]);
+                let last = network.forward(&input, &mut cache, Rows::Last).expect("logits").expect("a row");
+                close(last.try_as_slice::<f32>().expect("values"), &all[end - 1], &format!("{base}, after {end}"));
+            }
+        }
+    }
+}
+
+#[test]
 fn a_cache_that_grows_token_by_token_loses_nothing() {
     crate::devices::start();
     let dir = tempfile::tempdir().unwrap();
