@@ -265,6 +265,18 @@ pub fn perplexity(model: &LoadedModel, tokens: &[u32], window: usize) -> f64 {
     (sum / f64::from(count)).exp()
 }
 
+/// The likeliest token at each position of `answer`, given `prompt` and those of the answer before it.
+pub fn teacher_forced(model: &LoadedModel, prompt: &[u32], answer: &[u32]) -> Vec<u32> {
+    let tokens = [prompt, &answer[..answer.len() - 1]].concat();
+    let mut chosen = Vec::new();
+    let mut choose = |_: usize, row: &[f32]| {
+        chosen.push(argmax(row));
+        ControlFlow::Continue(())
+    };
+    model.logits(&tokens, prompt.len() - 1, &mut choose, &CancelToken::never()).expect("logits");
+    chosen
+}
+
 /// Writes a Hugging Face folder with pajama-tiny's shapes and `layers` layers: large enough to interrupt.
 pub fn make_deep_model(dir: &Path, layers: usize) {
     copy_folder(&pajama_tiny(), dir);

@@ -75,6 +75,13 @@ impl Error {
         Self::new(ErrorKind::Other, message)
     }
 
+    /// `what` (`a prompt`) has more tokens than the context holds.
+    pub fn context_overflow(what: &str, tokens: usize, context_length: u32) -> Self {
+        let message = format!("{what} of {tokens} tokens does not fit the context of {context_length} tokens");
+        Self::new(ErrorKind::ContextOverflow, message)
+            .with_hint(format!("--context-length {}", (tokens + 1).next_multiple_of(256)))
+    }
+
     /// The error of a cancelled call.
     pub fn cancelled() -> Self {
         Self::new(ErrorKind::Cancelled, "cancelled")

@@ -5,7 +5,8 @@ use pajamas_plugin_api::{
     CancelToken, ErrorKind, FinishReason, GenerateRequest, LoadRequest, OptionValue, Prompt, Sampling,
 };
 use pajamas_tests::{
-    Home, argmax, built_library, golden, ids, library_name, load_exact, mlx_bundle, pajama_tiny, perplexity, plugin,
+    Home, built_library, golden, ids, library_name, load_exact, mlx_bundle, pajama_tiny, perplexity, plugin,
+    teacher_forced,
 };
 use serde_json::Value;
 use std::ops::ControlFlow;
@@ -132,14 +133,7 @@ fn check_choices(model: &LoadedModel, prompt: &Value, golden: &Value, margin: f6
         let near = margins[..end].iter().any(|m| *m < margin);
         assert!(near || answer.tokens == expected[..end], "{what}: {:?}", answer.text);
     }
-    let mut tokens = start.clone();
-    tokens.extend(&expected[..expected.len() - 1]);
-    let mut chosen = Vec::new();
-    let mut choose = |_: usize, row: &[f32]| {
-        chosen.push(argmax(row));
-        ControlFlow::Continue(())
-    };
-    model.logits(&tokens, start.len() - 1, &mut choose, &CancelToken::never()).unwrap();
+    let chosen = teacher_forced(model, &start, &expected);
     assert_eq!(chosen.len(), expected.len());
     for (step, (ours, theirs)) in chosen.iter().zip(&expected).enumerate() {
         assert!(

@@ -1,8 +1,7 @@
 //! Our files and our engine against transformers: tokens, greedy answers, teacher-forced choices.
 
 use pajamas_plugin_api::{CancelToken, GenerateRequest, Prompt, Sampling};
-use pajamas_tests::{Home, argmax, built_library, golden, ids, load_exact, plugin};
-use std::ops::ControlFlow;
+use pajamas_tests::{Home, built_library, golden, ids, load_exact, plugin, teacher_forced};
 
 /// Where transformers' two best logits lie closer than this, F16 weights may turn the choice.
 const MARGIN: f64 = 0.05;
@@ -47,14 +46,7 @@ fn greedy_answers_of_the_f16_file_are_those_of_transformers() {
             assert_eq!(answer.tokens, expected[..end], "{name}: {}", answer.text);
             assert_eq!(answer.text, prompt["answer"].as_str().unwrap());
         }
-        let mut tokens = start.clone();
-        tokens.extend(&expected[..expected.len() - 1]);
-        let mut chosen = Vec::new();
-        let mut choose = |_: usize, row: &[f32]| {
-            chosen.push(argmax(row));
-            ControlFlow::Continue(())
-        };
-        model.logits(&tokens, start.len() - 1, &mut choose, &CancelToken::never()).unwrap();
+        let chosen = teacher_forced(&model, &start, &expected);
         assert_eq!(chosen.len(), 64);
         for (step, (ours, theirs)) in chosen.iter().zip(&expected).enumerate() {
             let margin = prompt["margins"][step].as_f64().unwrap();

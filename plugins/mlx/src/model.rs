@@ -8,8 +8,8 @@ use crate::options::Settings;
 use crate::source::Source;
 use crate::vocabulary::Vocabulary;
 use pajamas_plugin_api::{
-    CancelToken, Error, ErrorKind, GenerateRequest, LoadRequest, MemoryUsage, Model, ModelInfo, Progress, Result,
-    TokenSink, check_ids,
+    CancelToken, Error, GenerateRequest, LoadRequest, MemoryUsage, Model, ModelInfo, Progress, Result, TokenSink,
+    check_ids,
 };
 use std::ops::ControlFlow;
 
@@ -58,13 +58,6 @@ impl MlxModel {
             Engine::start(architecture, weights, settings.context_length, settings.slots, settings.prefill_step)?;
         Ok(Self { info, weights_bytes, vocabulary, engine })
     }
-
-    fn context_overflow(&self, tokens: usize, what: &str) -> Error {
-        let context = self.info.context_length;
-        let message = format!("{what} of {tokens} tokens does not fit the context of {context} tokens");
-        Error::new(ErrorKind::ContextOverflow, message)
-            .with_hint(format!("--context-length {}", (tokens + 1).next_multiple_of(256)))
-    }
 }
 
 impl Model for MlxModel {
@@ -75,7 +68,7 @@ impl Model for MlxModel {
     fn generate(&self, request: &GenerateRequest, sink: &mut TokenSink<'_>) -> Result<()> {
         let prompt = self.vocabulary.prompt(&request.prompt)?;
         if prompt.len() >= self.info.context_length as usize {
-            return Err(self.context_overflow(prompt.len(), "a prompt"));
+            return Err(Error::context_overflow("a prompt", prompt.len(), self.info.context_length));
         }
         let answer = Answer {
             prompt,
@@ -104,7 +97,7 @@ impl Model for MlxModel {
     ) -> Result<()> {
         check_ids(tokens, self.vocabulary.size())?;
         if tokens.len() > self.info.context_length as usize {
-            return Err(self.context_overflow(tokens.len(), "a text"));
+            return Err(Error::context_overflow("a text", tokens.len(), self.info.context_length));
         }
         if first_row >= tokens.len() {
             return Ok(());

@@ -9,8 +9,8 @@ use super::queue::Queue;
 use super::vocab::Vocab;
 use llama_cpp_sys_2 as sys;
 use pajamas_plugin_api::{
-    CancelToken, Error, ErrorKind, GenerateRequest, LoadRequest, LogLevel, MemoryUsage, Model, ModelInfo, Progress,
-    Result, TokenSink, host,
+    CancelToken, Error, GenerateRequest, LoadRequest, LogLevel, MemoryUsage, Model, ModelInfo, Progress, Result,
+    TokenSink, host,
 };
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -57,13 +57,6 @@ impl GgufModel {
         let memory = memory::usage(info.size_bytes, kv_forecast, &lines);
         Ok(Self { info, memory, vocab, engine: Queue::new(engine, Engine::forget) })
     }
-
-    fn context_overflow(&self, tokens: usize, what: &str) -> Error {
-        let context = self.info.context_length;
-        let message = format!("{what} of {tokens} tokens does not fit the context of {context} tokens");
-        Error::new(ErrorKind::ContextOverflow, message)
-            .with_hint(format!("--context-length {}", (tokens + 1).next_multiple_of(256)))
-    }
 }
 
 impl Model for GgufModel {
@@ -75,7 +68,7 @@ impl Model for GgufModel {
         let prompt = self.vocab.prompt_tokens(&request.prompt)?;
         let context_length = self.info.context_length as usize;
         if prompt.len() >= context_length {
-            return Err(self.context_overflow(prompt.len(), "a prompt"));
+            return Err(Error::context_overflow("a prompt", prompt.len(), self.info.context_length));
         }
         let mut engine = self.engine.acquire(sink.cancel_token())?;
         engine.generate(&self.vocab, &prompt, context_length, request, sink)
@@ -99,7 +92,7 @@ impl Model for GgufModel {
     ) -> Result<()> {
         self.vocab.check(tokens)?;
         if tokens.len() > self.info.context_length as usize {
-            return Err(self.context_overflow(tokens.len(), "a text"));
+            return Err(Error::context_overflow("a text", tokens.len(), self.info.context_length));
         }
         if first_row >= tokens.len() {
             return Ok(());
