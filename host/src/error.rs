@@ -1,5 +1,6 @@
 //! The library's typed error. Hints are apart from messages, so that each interface can show them its own way.
 
+use pajamas_plugin_api::ErrorKind;
 use pajamas_plugin_api::options::nearest;
 use std::path::{Path, PathBuf};
 
@@ -72,6 +73,17 @@ pub enum Error {
         /// What to do; may be empty.
         hint: String,
     },
+    /// What was typed is no way to use the command: a name that does not exist, a value that does not fit.
+    #[error("{message}")]
+    Usage {
+        /// What is wrong.
+        message: String,
+        /// What to do; may be empty.
+        hint: String,
+    },
+    /// The model was measured and is not as good as it has to be.
+    #[error("{0}")]
+    QualityTooLow(String),
     /// A worker process ended, hung or spoke nonsense.
     #[error("the worker process {what}{}", tail(stderr))]
     Worker {
@@ -95,7 +107,7 @@ fn tail(stderr: &str) -> String {
 impl From<pajamas_plugin_api::Error> for Error {
     fn from(error: pajamas_plugin_api::Error) -> Self {
         match error.kind {
-            pajamas_plugin_api::ErrorKind::Cancelled => Self::Interrupted,
+            ErrorKind::Cancelled => Self::Interrupted,
             _ => Self::Plugin(error),
         }
     }
@@ -107,6 +119,46 @@ impl Error {
         move |source| Self::Io { doing, path: path.to_owned(), source }
     }
 
+    /// What a script can tell errors apart by: a word for each variant.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Io { .. } => "io",
+            Self::ModelNotFound { .. } => "model_not_found",
+            Self::UnknownBackend { .. } => "unknown_backend",
+            Self::NoBackend { .. } => "no_backend",
+            Self::UnknownRecipe { .. } => "unknown_method",
+            Self::Invalid { .. } => "invalid",
+            Self::Refused { .. } => "refused",
+            Self::Usage { .. } => "usage",
+            Self::QualityTooLow(_) => "quality_too_low",
+            Self::Worker { .. } => "worker",
+            Self::Interrupted => "interrupted",
+            Self::Plugin(error) => match error.kind {
+                ErrorKind::OutOfMemory => "out_of_memory",
+                ErrorKind::ContextOverflow => "context_overflow",
+                ErrorKind::Unsupported => "unsupported",
+                ErrorKind::InvalidModel => "invalid_model",
+                ErrorKind::InvalidRequest => "usage",
+                ErrorKind::DeviceLost => "device_lost",
+                ErrorKind::Panic => "panic",
+                ErrorKind::Io => "io",
+                _ => "other",
+            },
+        }
+    }
+
+    /// The exit code of a program that ends with this error: 1 failed, 2 wrong usage, 3 quality too low, 130
+    /// interrupted.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage { .. } | Self::UnknownBackend { .. } | Self::UnknownRecipe { .. } => 2,
+            Self::Plugin(error) if error.kind == ErrorKind::InvalidRequest => 2,
+            Self::QualityTooLow(_) => 3,
+            Self::Interrupted => 130,
+            _ => 1,
+        }
+    }
+
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         let suggestion =
@@ -115,7 +167,10 @@ impl Error {
                 None => format!("{what}: {}", known.join(", ")),
             };
         let hint = match self {
-            Self::ModelNotFound { hint, .. } | Self::Invalid { hint, .. } | Self::Refused { hint, .. } => hint.clone(),
+            Self::ModelNotFound { hint, .. }
+            | Self::Invalid { hint, .. }
+            | Self::Refused { hint, .. }
+            | Self::Usage { hint, .. } => hint.clone(),
             Self::UnknownBackend { installed, .. } if installed.is_empty() => NO_PLUGIN_HINT.into(),
             Self::UnknownBackend { name, installed } => suggestion(name, installed, "installed"),
             Self::NoBackend { reasons, .. } if reasons.is_empty() => NO_PLUGIN_HINT.into(),
@@ -123,7 +178,7 @@ impl Error {
             Self::UnknownRecipe { name, known } => suggestion(name, known, "methods"),
             Self::Worker { .. } => "run again with `-v` to see what it logged".into(),
             Self::Plugin(error) => error.hint.clone().unwrap_or_default(),
-            Self::Io { .. } | Self::Interrupted => String::new(),
+            Self::Io { .. } | Self::Interrupted | Self::QualityTooLow(_) => String::new(),
         };
         (!hint.is_empty()).then_some(hint)
     }

@@ -30,6 +30,24 @@ pub fn detect() -> Hardware {
     }
 }
 
+/// The most memory that this process has held so far, in bytes; 0 if unknown.
+pub fn peak_memory_bytes() -> u64 {
+    #[cfg(unix)]
+    {
+        // SAFETY: a usage of zeroes is valid, and it lives during the call.
+        let usage = unsafe {
+            let mut usage: libc::rusage = std::mem::zeroed();
+            libc::getrusage(libc::RUSAGE_SELF, &raw mut usage);
+            usage
+        };
+        // Kibibytes everywhere but on macOS.
+        let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
+        u64::try_from(usage.ru_maxrss).unwrap_or(0) * unit
+    }
+    #[cfg(not(unix))]
+    0
+}
+
 /// Cores without their hyper-threads, as far as this process may use them: more threads make decoding slower.
 pub fn physical_cores() -> u32 {
     let allowed = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));

@@ -1,12 +1,19 @@
 //! The command line: one file per command, each with its `Args` and `execute`. Parsing does no I/O.
 
+mod benchmark;
+mod completions;
+mod config;
+mod doctor;
 mod info;
 mod interrupt;
+mod man;
+mod models;
 mod output;
 mod plugins;
 mod progress;
 mod quantize;
 mod run;
+mod validate;
 
 use crate::config::Config;
 use crate::error::Error;
@@ -44,11 +51,25 @@ enum Command {
     Quantize(quantize::Args),
     /// Answer a prompt, or chat.
     Run(run::Args),
+    /// Measure how much worse a quantized model is than its source, and judge it.
+    Validate(validate::Args),
+    /// Measure speed, time to first token, load time and memory.
+    Benchmark(benchmark::Args),
     /// Show the backends that are installed.
     #[command(subcommand)]
     Plugins(plugins::Command),
-    /// Show this machine, its backends and the models that were made.
+    /// List, show or remove the models that were made.
+    Models(models::Args),
+    /// Show this machine, its backends and the models that were made; or all about one model.
     Info(info::Args),
+    /// Check that this installation is sound, and say what to do where it is not.
+    Doctor(doctor::Args),
+    /// Show every setting, its value and where that came from.
+    Config(config::Args),
+    /// Write the completions for a shell to stdout.
+    Completions(completions::Args),
+    /// Write the manual pages.
+    Man(man::Args),
 }
 
 /// Parses the command line, runs the command and returns the exit code: 0 done, 1 failed, 2 wrong usage, 130
@@ -59,28 +80,42 @@ pub fn main() -> ExitCode {
     let done = Config::load(&cli.common.plugin_dir).map_err(Into::into).and_then(|config| match cli.command {
         Command::Quantize(args) => quantize::execute(args, &cli.common, &config),
         Command::Run(args) => run::execute(args, &cli.common, config),
+        Command::Validate(args) => validate::execute(&args, &cli.common, &config),
+        Command::Benchmark(args) => benchmark::execute(&args, &cli.common, &config),
         Command::Plugins(command) => plugins::execute(&command, &cli.common, &config),
+        Command::Models(args) => models::execute(&args, &cli.common, &config),
         Command::Info(args) => info::execute(&args, &cli.common, &config),
+        Command::Doctor(args) => doctor::execute(&args, &cli.common, &config),
+        Command::Config(args) => config::execute(&args, &cli.common, &config),
+        Command::Completions(args) => completions::execute(&args, &cli.common, &config),
+        Command::Man(args) => man::execute(&args, &cli.common, &config),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => report(&error),
+        Err(error) => report(&error, cli.common.json),
     }
 }
 
-fn report(error: &anyhow::Error) -> ExitCode {
+/// Says what went wrong on stderr, as JSON where the result would have been JSON, and gives the exit code.
+fn report(error: &anyhow::Error, json: bool) -> ExitCode {
     let known = error.downcast_ref::<Error>();
-    if matches!(known, Some(Error::Interrupted)) {
-        output::say("interrupted");
-        return ExitCode::from(130);
-    }
+    let code = ExitCode::from(known.map_or(1, Error::exit_code));
     // The library's errors say all there is in one line; their sources would say it twice.
-    let text = known.map_or_else(|| format!("{error:#}"), ToString::to_string);
-    output::say(&format!("error: {}", output::clean(&text)));
-    if let Some(hint) = known.and_then(Error::hint) {
+    let message = known.map_or_else(|| format!("{error:#}"), ToString::to_string);
+    let hint = known.and_then(Error::hint);
+    if json {
+        let kind = known.map_or("other", Error::kind);
+        output::say(&serde_json::json!({ "error": { "kind": kind, "message": message, "hint": hint } }).to_string());
+        return code;
+    }
+    match known {
+        Some(Error::Interrupted) => output::say("interrupted"),
+        _ => output::say(&format!("error: {}", output::clean(&message))),
+    }
+    if let Some(hint) = hint {
         output::say(&format!("hint: {}", output::clean(&hint)));
     }
-    ExitCode::from(1)
+    code
 }
 
 fn start_log(verbose: u8) {

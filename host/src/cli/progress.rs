@@ -1,5 +1,8 @@
-//! A progress bar on stderr, where stderr is a terminal; nothing at all elsewhere.
+//! A progress bar on stderr, where stderr is a terminal; nothing at all elsewhere. And what is said while it runs.
 
+use super::output;
+use crate::pipeline::Artifact;
+use crate::runtime::open::Observer;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pajamas_plugin_api::ProgressUpdate;
 use std::io::IsTerminal;
@@ -21,9 +24,14 @@ impl Bar {
 
     /// Shows `update`.
     pub fn update(&self, update: &ProgressUpdate) {
-        self.0.set_prefix(super::output::clean(&update.stage));
-        self.0.set_message(super::output::clean(&update.detail));
+        self.0.set_prefix(output::clean(&update.stage));
+        self.0.set_message(output::clean(&update.detail));
         self.0.set_position((update.fraction * 1000.0) as u64);
+    }
+
+    /// Says a line on stderr, above the bar.
+    pub fn say(&self, line: &str) {
+        self.0.suspend(|| output::say(line));
     }
 
     /// Takes the bar off the screen.
@@ -35,5 +43,37 @@ impl Bar {
 impl Drop for Bar {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+/// Shows a user what happens while a model is opened.
+pub struct Console<'a> {
+    bar: Bar,
+    model: &'a str,
+}
+
+impl<'a> Console<'a> {
+    /// For `model`, as the user named it.
+    pub fn new(model: &'a str) -> Self {
+        Self { bar: Bar::new(), model }
+    }
+
+    /// Takes the bar off the screen.
+    pub fn clear(&self) {
+        self.bar.clear();
+    }
+}
+
+impl Observer for Console<'_> {
+    fn warn(&self, message: &str) {
+        self.bar.say(&format!("warning: {}", output::clean(message)));
+    }
+
+    fn progress(&self, update: &ProgressUpdate) {
+        self.bar.update(update);
+    }
+
+    fn made(&self, artifact: &Artifact) {
+        self.bar.0.suspend(|| super::quantize::summarize(artifact, self.model));
     }
 }

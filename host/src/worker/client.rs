@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// Bytes of a worker's stderr that are kept, the last ones.
 const STDERR_BYTES_MAX: usize = 16 * 1024;
 
+/// Replies that wait to be taken.
+const REPLIES_MAX: usize = 16;
+
 /// How long a worker may take to say hello.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -41,7 +44,8 @@ impl Worker {
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut child = command.spawn().map_err(Error::io("starting", &executable))?;
         let requests = child.stdin.take();
-        let (sender, replies) = mpsc::channel();
+        // Bounded, so that a worker which is faster than its host waits in its pipe: rows of logits are large.
+        let (sender, replies) = mpsc::sync_channel(REPLIES_MAX);
         if let Some(mut stdout) = child.stdout.take() {
             std::thread::spawn(move || {
                 while let Some(reply) = protocol::read::<Reply>(&mut stdout).transpose() {
@@ -117,6 +121,11 @@ impl Worker {
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => Err(self.gone()),
         }
+    }
+
+    /// Ends the process, whatever it does.
+    pub fn end(&mut self) {
+        self.kill();
     }
 
     /// The error for a reply that does not belong here.

@@ -2,19 +2,23 @@
 //! that many bytes. The worker's stdin carries [`Request`]s, a private copy of its stdout carries [`Reply`]s.
 
 use pajamas_plugin_api::abi::wire;
-use pajamas_plugin_api::{Availability, Capabilities, Error, ProgressUpdate, QuantizeJob, QuantizeReport, Recipe};
+use pajamas_plugin_api::{
+    Availability, Capabilities, Error, Event, GenerateRequest, GenerateStats, LoadRequest, MemoryUsage, ModelInfo,
+    ProgressUpdate, QuantizeJob, QuantizeReport, Recipe,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
 /// Both ends must be of the same version: they are installed together.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Bytes that a message may have at the most.
 pub const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// What the host asks. After the first request, only `Cancel` may follow; the end of the stream means: clean up and go.
+/// What the host asks: `Hello`, then one of `Probe`, `Quantize`, `Forecast` and `Load`. After `Load`, any number of the
+/// calls of a model follow, one at a time; after the others only `Cancel`. The end of the stream means: clean up and go.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
@@ -39,7 +43,51 @@ pub enum Request {
         /// What to do. When it ends badly, the worker removes `job.output` and `job.scratch_dir`.
         job: QuantizeJob,
     },
-    /// Stop the work and clean up.
+    /// Load the plugin and ask how much memory a model would take.
+    Forecast {
+        /// The plugin's file.
+        plugin: PathBuf,
+        /// The model and how it would be loaded.
+        request: LoadRequest,
+    },
+    /// Load the plugin and, with it, a model; then serve the calls below.
+    Load {
+        /// The plugin's file.
+        plugin: PathBuf,
+        /// The model and how to load it.
+        request: LoadRequest,
+    },
+    /// Let the model generate.
+    Generate {
+        /// What.
+        request: Box<GenerateRequest>,
+        /// Whether to send each event. Measuring wants none: the pipe takes time.
+        events: bool,
+    },
+    /// As [`Model::tokenize`](pajamas_plugin_api::Model::tokenize).
+    Tokenize {
+        /// The text.
+        text: String,
+        /// Whether to add BOS.
+        add_special: bool,
+        /// Whether to read control tokens.
+        parse_special: bool,
+    },
+    /// As [`Model::detokenize`](pajamas_plugin_api::Model::detokenize).
+    Detokenize {
+        /// The ids.
+        tokens: Vec<u32>,
+    },
+    /// As [`Model::logits`](pajamas_plugin_api::Model::logits).
+    Logits {
+        /// The ids.
+        tokens: Vec<u32>,
+        /// Rows before this position are not sent.
+        first_row: usize,
+    },
+    /// How much memory the model and the process hold.
+    MemoryUsage,
+    /// Stop the work. A model stays loaded; a quantizer cleans up and the worker ends.
     Cancel,
 }
 
@@ -67,6 +115,27 @@ pub enum Reply {
     },
     /// To `Quantize`.
     Quantized(QuantizeReport),
+    /// To `Load`.
+    Loaded(Box<ModelInfo>),
+    /// While it generates.
+    Event(Event),
+    /// To `Generate`.
+    Generated(GenerateStats),
+    /// To `Tokenize`.
+    Tokens(Vec<u32>),
+    /// To `Detokenize`.
+    Text(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// While it computes logits: one row, as little-endian f32.
+    Row(usize, #[serde(with = "serde_bytes")] Vec<u8>),
+    /// To `Logits`: there are no more rows.
+    RowsEnd,
+    /// To `Forecast` and `MemoryUsage`.
+    Memory {
+        /// What the backend says.
+        usage: MemoryUsage,
+        /// The most memory that the worker has held so far, in bytes; 0 if unknown.
+        peak_bytes: u64,
+    },
     /// To any request.
     Failed(Error),
 }

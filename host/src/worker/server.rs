@@ -1,8 +1,9 @@
-//! The worker's end: takes one request, does it, answers, ends.
+//! The worker's end: takes one request, does it, answers, ends; a loaded model it keeps and serves.
 
 use super::protocol::{self, PROTOCOL_VERSION, ProbeReport, Reply, Request};
+use super::serving;
 use pajamas_plugin_api::abi::client::Plugin;
-use pajamas_plugin_api::{CancelToken, Error, HostServices, ProgressUpdate, QuantizeJob, Result};
+use pajamas_plugin_api::{CancelToken, Error, HostServices, LoadRequest, ProgressUpdate, QuantizeJob, Result};
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -15,13 +16,33 @@ const CANCEL_GRACE: Duration = Duration::from_secs(2);
 
 /// Where replies go; plugins report progress and log from any thread.
 #[derive(Clone)]
-struct Out(Arc<Mutex<File>>);
+pub(super) struct Out(Arc<Mutex<File>>);
 
 impl Out {
-    fn send(&self, reply: &Reply) {
+    pub(super) fn send(&self, reply: &Reply) {
         let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // A host that is gone is noticed where its requests come from.
         let _ = protocol::write(&mut *file, reply);
+    }
+}
+
+/// Progress on its way to the host: not more of it than anybody can see.
+pub(super) struct Thinned<'a> {
+    out: &'a Out,
+    last: Mutex<(Instant, String)>,
+}
+
+impl<'a> Thinned<'a> {
+    pub(super) fn new(out: &'a Out) -> Self {
+        Self { out, last: Mutex::new((Instant::now() - Duration::from_secs(1), String::new())) }
+    }
+
+    pub(super) fn send(&self, update: &ProgressUpdate) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.0.elapsed() >= Duration::from_millis(50) || last.1 != update.stage || update.fraction >= 1.0 {
+            *last = (Instant::now(), update.stage.clone());
+            self.out.send(&Reply::Progress(update.clone()));
+        }
     }
 }
 
@@ -52,7 +73,15 @@ pub fn serve() -> io::Result<()> {
             probe(&plugin, services).map(Reply::Probed)
         }
         Request::Quantize { plugin, job } => quantize(&plugin, &job, services, &out),
-        Request::Hello { .. } | Request::Cancel => return Err(io::Error::other("unexpected request")),
+        Request::Load { plugin, request } => match serving::serve(&plugin, &request, services, &out) {
+            Ok(()) => return Ok(()),
+            Err(error) => Err(error),
+        },
+        Request::Forecast { plugin, request } => {
+            watch(|| ());
+            forecast(&plugin, &request, services)
+        }
+        _ => return Err(io::Error::other("unexpected request")),
     };
     out.send(&reply.unwrap_or_else(Reply::Failed));
     Ok(())
@@ -67,20 +96,20 @@ fn probe(path: &Path, services: HostServices) -> Result<ProbeReport> {
     Ok(ProbeReport { availability, capabilities: plugin.capabilities()?, recipes: plugin.recipes()?, elapsed_ms })
 }
 
+fn forecast(path: &Path, request: &LoadRequest, services: HostServices) -> Result<Reply> {
+    // SAFETY: as in `probe`.
+    let plugin = unsafe { Plugin::open(path, services) }?;
+    let _ = (plugin, request);
+    Err(Error::unsupported("this backend does not forecast"))
+}
+
 fn quantize(path: &Path, job: &QuantizeJob, services: HostServices, out: &Out) -> Result<Reply> {
     let cancelled = Arc::new(AtomicBool::new(false));
     clean_up_when_told(&cancelled, job.clone());
     // SAFETY: as in `probe`.
     let plugin = unsafe { Plugin::open(path, services) }?;
-    let last = Mutex::new((Instant::now() - Duration::from_secs(1), String::new()));
-    let progress = |update: &ProgressUpdate| {
-        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.0.elapsed() >= Duration::from_millis(50) || last.1 != update.stage || update.fraction >= 1.0 {
-            *last = (Instant::now(), update.stage.clone());
-            out.send(&Reply::Progress(update.clone()));
-        }
-    };
-    let result = plugin.quantize(job, &progress, &CancelToken::from_flag(Arc::clone(&cancelled)));
+    let progress = Thinned::new(out);
+    let result = plugin.quantize(job, &|update| progress.send(update), &CancelToken::from_flag(Arc::clone(&cancelled)));
     // The host may be gone: whoever is left cleans up.
     if result.is_err() || cancelled.load(Ordering::Relaxed) {
         remove_leftovers(job);
@@ -125,7 +154,7 @@ fn watch(last: impl FnOnce() + Send + 'static) {
 
 /// Ends the process without running destructors: a hung constructor of a plugin's would hold the lock that they need,
 /// and an engine's threads are still at work.
-fn exit_now() -> ! {
+pub(super) fn exit_now() -> ! {
     #[cfg(unix)]
     // SAFETY: `_exit` has no preconditions.
     unsafe {

@@ -1,0 +1,176 @@
+//! `pajamas run`: answers a prompt or chats, on the best backend or the one named, quantizing first where it must.
+
+mod answer;
+mod chat;
+
+use super::interrupt::Interrupt;
+use super::output;
+use super::progress::Console;
+use crate::config::Config;
+use crate::error::Error;
+use crate::models::source;
+use crate::plugins;
+use crate::runtime::open::{self, OpenOptions};
+use anyhow::Context;
+use pajamas_plugin_api::Sampling;
+use std::io::{IsTerminal, Read};
+
+/// What `pajamas run` takes.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A GGUF file, an MLX folder, the name of a model already made, a Hugging Face folder, or an id in its cache.
+    model: String,
+    /// The prompt; without it, it is read from stdin, or a terminal starts a chat.
+    #[arg(short, long, conflicts_with = "interactive")]
+    prompt: Option<String>,
+    /// Chat: one line, one turn. `/exit` or Ctrl-D ends it, Ctrl-C stops an answer.
+    #[arg(short, long, conflicts_with = "json")]
+    interactive: bool,
+    /// The backend to run on [default: the first of `pajamas plugins list` that can].
+    #[arg(short, long)]
+    backend: Option<String>,
+    /// Fail when the backend cannot run, instead of running on the next one.
+    #[arg(long)]
+    strict: bool,
+    /// Run the model in a process of its own: if its engine crashes, that is an error and not the end of pajamas.
+    #[arg(long)]
+    isolate: bool,
+    /// The quantization method, where the model must be quantized first [default: Q4_K_M for GGUF, 4bit for MLX].
+    #[arg(short, long)]
+    method: Option<String>,
+    /// What the model is told before anything else.
+    #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
+    system: Option<String>,
+    /// Send the prompt as it is, without the model's chat template.
+    #[arg(long)]
+    raw: bool,
+    /// Tokens to generate at the most.
+    #[arg(long, default_value_t = 512, value_name = "N", allow_negative_numbers = true)]
+    max_tokens: u32,
+    /// 0 takes the likeliest token always [default: 0.7].
+    #[arg(short, long, value_name = "X", value_parser = non_negative, allow_negative_numbers = true)]
+    temperature: Option<f32>,
+    /// Choose among this many likeliest tokens; 0 for all [default: 40].
+    #[arg(long, value_name = "N")]
+    top_k: Option<u32>,
+    /// Choose among the likeliest tokens that reach this probability together [default: 0.9].
+    #[arg(long, value_name = "P", value_parser = fraction)]
+    top_p: Option<f32>,
+    /// Choose among tokens at least this fraction as likely as the likeliest.
+    #[arg(long, default_value_t = 0.0, value_name = "P", value_parser = fraction)]
+    min_p: f32,
+    /// Make recent tokens less likely; 1 does not.
+    #[arg(long, default_value_t = 1.0, value_name = "X", value_parser = positive, allow_negative_numbers = true)]
+    repeat_penalty: f32,
+    /// How many recent tokens the penalty looks at [default: 64].
+    #[arg(long, value_name = "N")]
+    repeat_last_n: Option<u32>,
+    /// The same seed gives the same answer.
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    seed: Option<u64>,
+    /// End the answer before this text; may be given several times.
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Print tokens as they come (the default).
+    #[arg(long, overrides_with = "no_stream")]
+    stream: bool,
+    /// Print the answer when it is complete.
+    #[arg(long)]
+    no_stream: bool,
+    /// Tokens of context [default: the model's, 4096 at the most].
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    context_length: Option<u32>,
+    /// Threads to compute with [default: one for each core].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    threads: Option<u32>,
+    /// An option of the backend, as NAME=VALUE; may be given several times. `pajamas plugins show BACKEND` lists them.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = output::name_and_value)]
+    set: Vec<(String, String)>,
+}
+
+fn number(text: &str, fits: impl Fn(f32) -> bool, expected: &str) -> Result<f32, String> {
+    text.parse()
+        .ok()
+        .filter(|value: &f32| value.is_finite() && fits(*value))
+        .ok_or_else(|| format!("expected {expected}"))
+}
+
+fn non_negative(text: &str) -> Result<f32, String> {
+    number(text, |v| v >= 0.0, "a number from 0 up")
+}
+
+fn positive(text: &str) -> Result<f32, String> {
+    number(text, |v| v > 0.0, "a number above 0")
+}
+
+fn fraction(text: &str) -> Result<f32, String> {
+    number(text, |v| (0.0..=1.0).contains(&v), "a number from 0 to 1")
+}
+
+impl Args {
+    fn open_options(&self, config: &Config) -> OpenOptions {
+        OpenOptions {
+            backend: self.backend.clone(),
+            fallback: config.fallback && !self.strict,
+            isolate: self.isolate,
+            method: self.method.clone(),
+            context_length: self.context_length,
+            set: self.set.clone(),
+        }
+    }
+
+    /// What the user asked for; the rest by default, as far as the backend honours it.
+    fn sampling(&self, honoured: &[String]) -> Sampling {
+        let default = Sampling::default_for(honoured);
+        Sampling {
+            temperature: self.temperature.unwrap_or(default.temperature),
+            top_k: self.top_k.unwrap_or(default.top_k),
+            top_p: self.top_p.unwrap_or(default.top_p),
+            min_p: self.min_p,
+            repeat_penalty: self.repeat_penalty,
+            repeat_last_n: self.repeat_last_n.unwrap_or(default.repeat_last_n),
+            seed: self.seed,
+        }
+    }
+}
+
+/// Runs the command.
+pub fn execute(args: Args, common: &super::Common, mut config: Config) -> anyhow::Result<()> {
+    let interactive = args.interactive || (args.prompt.is_none() && !common.json && std::io::stdin().is_terminal());
+    let prompt = match &args.prompt {
+        Some(prompt) => Some(checked_prompt(prompt.clone())?),
+        None if interactive => None,
+        None => Some(read_stdin()?),
+    };
+    if let Some(threads) = args.threads {
+        config.threads = Some(threads);
+    }
+    let source = source::resolve(&args.model, &config)?;
+    let candidates = plugins::survey(&config);
+    let interrupt = Interrupt::install()?;
+    let console = Console::new(&args.model);
+    let model = open::open(&source, &args.open_options(&config), &candidates, &config, &console, &interrupt.begin())?;
+    interrupt.end();
+    console.clear();
+    if !args.raw && !model.engine.info().chat_templates.contains_key("default") {
+        output::say("note: this model has no chat template; it continues the text as it is");
+    }
+    match prompt {
+        Some(prompt) => answer::answer(&model, &args, common, &prompt, &interrupt),
+        None => chat::chat(&model, &args, common, &interrupt),
+    }
+}
+
+fn read_stdin() -> anyhow::Result<String> {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).context("reading the prompt from stdin failed")?;
+    checked_prompt(text.trim_end_matches(['\n', '\r']).to_owned())
+}
+
+fn checked_prompt(text: String) -> anyhow::Result<String> {
+    if text.trim().is_empty() {
+        let hint = "give it with `-p`, on stdin, or chat with `-i`".into();
+        return Err(Error::Usage { message: "there is no prompt".into(), hint }.into());
+    }
+    Ok(text)
+}

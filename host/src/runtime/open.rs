@@ -1,0 +1,237 @@
+//! Opens a model: finds the backend and the format, makes the artifact where one is missing, and loads it; on the next
+//! best backend where the first one fails for reasons of its own.
+
+use super::Engine;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::models::source::Source;
+use crate::models::{format, store};
+use crate::pipeline::{self, Artifact, QuantizeOptions};
+use crate::plugins::{Candidate, load, rank};
+use crate::worker::remote_model::RemoteModel;
+use pajamas_plugin_api::{CancelToken, Capabilities, ErrorKind, LoadRequest, Options, ProgressUpdate, options};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// How to open a model. `Default` asks for nothing in particular.
+#[derive(Debug, Clone, Default)]
+pub struct OpenOptions {
+    /// The backend to run on; none takes the best.
+    pub backend: Option<String>,
+    /// Whether another backend may run when that one cannot.
+    pub fallback: bool,
+    /// Whether the model runs in a worker process.
+    pub isolate: bool,
+    /// The quantization method, where the model must be made first; none takes the default.
+    pub method: Option<String>,
+    /// Tokens of context; none takes the model's, 4096 at the most.
+    pub context_length: Option<u32>,
+    /// Options of the backend, as a user writes them.
+    pub set: Vec<(String, String)>,
+}
+
+/// Who wants to know what happens while a model is opened.
+pub trait Observer: Sync {
+    /// Something that a user should read.
+    fn warn(&self, message: &str);
+    /// Progress of making or loading.
+    fn progress(&self, update: &ProgressUpdate);
+    /// An artifact was made, because none was there.
+    fn made(&self, artifact: &Artifact);
+}
+
+/// A model that is ready to answer.
+pub struct OpenModel {
+    /// It.
+    pub engine: Engine,
+    /// The backend that it runs on.
+    pub backend: String,
+    /// The file or folder that was loaded.
+    pub path: PathBuf,
+    /// How long loading took, in milliseconds.
+    pub load_ms: f64,
+    /// What the backend can do.
+    pub capabilities: Capabilities,
+}
+
+/// Opens `source` on the best backend that can; on the next best where that one fails for its own reasons.
+///
+/// # Errors
+/// When no backend can, an option is none of the backend's, or making or loading fails or is cancelled.
+pub fn open(
+    source: &Source,
+    options: &OpenOptions,
+    candidates: &[Candidate],
+    config: &Config,
+    observer: &dyn Observer,
+    cancel: &CancelToken,
+) -> Result<OpenModel> {
+    let wanted = Wanted::new(source, options, candidates, config)?;
+    let requested = options.backend.as_deref().or(config.backend.as_deref());
+    let mut choice = rank::choose(candidates, &wanted.formats, requested, options.fallback)?;
+    let mut left = candidates.to_vec();
+    loop {
+        if let Some(warning) = &choice.warning {
+            observer.warn(warning);
+        }
+        // A wrong option is an error before anything is made for it.
+        let set = load_options(choice.candidate, &options.set)?;
+        let path = wanted.path(&choice.format, candidates, config, observer, cancel)?;
+        let error = match load(
+            &path,
+            choice.candidate,
+            &request(&path, set, options, config),
+            options.isolate,
+            config,
+            observer,
+            cancel,
+        ) {
+            Ok(model) => {
+                // An interruption that came at the very end of loading is meant all the same.
+                cancel.check()?;
+                return Ok(model);
+            }
+            Err(error) => error,
+        };
+        let failed = choice.candidate.name();
+        left.retain(|candidate| candidate.path != choice.candidate.path);
+        match rank::choose(&left, &wanted.formats, None, true) {
+            // Another backend has other options.
+            Ok(next) if options.fallback && options.set.is_empty() && another_may_do_better(&error) => {
+                let next = candidates.iter().find(|c| c.path == next.candidate.path).map(|c| (c, next.format));
+                let Some((candidate, format)) = next else { return Err(error) };
+                let hint = error.hint().map_or_else(String::new, |hint| format!(" (to fix it: {hint})"));
+                let warning = format!("`{failed}` failed: {error}{hint}; running on `{}`", candidate.name());
+                choice = rank::Choice { candidate, format, warning: Some(warning) };
+            }
+            _ => return Err(error),
+        }
+    }
+}
+
+/// The options `set` as `candidate` takes them.
+///
+/// # Errors
+/// When one is unknown to it, or has a value that does not fit.
+pub fn load_options(candidate: &Candidate, set: &[(String, String)]) -> Result<Options> {
+    let specs = candidate.report.as_ref().map_or(&[][..], |report| &report.capabilities.options);
+    let name = candidate.name();
+    set.iter()
+        .map(|(option, value)| Ok((option, options::parse(specs, option, value)?)))
+        .collect::<pajamas_plugin_api::Result<_>>()
+        .map_err(|error| Error::Usage {
+            message: error.message,
+            hint: error.hint.unwrap_or_else(|| format!("`pajamas plugins show {name}` lists its options")),
+        })
+}
+
+/// The request that loads `path`.
+pub fn request(path: &Path, set: Options, options: &OpenOptions, config: &Config) -> LoadRequest {
+    let mut request = LoadRequest::new(path);
+    request.context_length = options.context_length.or(config.context_length);
+    request.threads = config.threads;
+    request.options = set;
+    request
+}
+
+/// Loads the model that `request` names on `candidate`, in this process or in a worker.
+///
+/// # Errors
+/// The plugin's.
+pub fn load(
+    path: &Path,
+    candidate: &Candidate,
+    request: &LoadRequest,
+    isolate: bool,
+    config: &Config,
+    observer: &dyn Observer,
+    cancel: &CancelToken,
+) -> Result<OpenModel> {
+    let capabilities = candidate.report.as_ref().map(|report| report.capabilities.clone());
+    let progress = |update: &ProgressUpdate| observer.progress(update);
+    let started;
+    let engine = if isolate {
+        started = Instant::now();
+        Engine::Isolated(RemoteModel::load(&candidate.path, request, config, &progress, cancel)?)
+    } else {
+        let plugin = load::load(&candidate.path, config)?;
+        started = Instant::now();
+        Engine::InProcess(plugin.load_model(request, &progress, cancel)?)
+    };
+    Ok(OpenModel {
+        engine,
+        backend: candidate.name(),
+        path: path.into(),
+        load_ms: started.elapsed().as_secs_f64() * 1e3,
+        capabilities: capabilities.unwrap_or_else(|| Capabilities::new("", &[])),
+    })
+}
+
+/// Whether a backend's failure to load says more about it than about the model or the request.
+fn another_may_do_better(error: &Error) -> bool {
+    use ErrorKind::{DeviceLost, OutOfMemory, Panic, Unsupported};
+    match error {
+        Error::Plugin(error) => matches!(error.kind, OutOfMemory | Unsupported | DeviceLost | Panic),
+        // The engine took its process along.
+        Error::Worker { .. } => true,
+        _ => false,
+    }
+}
+
+/// What is to be run: a model as it is, or one to be made first.
+struct Wanted<'a> {
+    source: &'a Source,
+    method: Option<&'a str>,
+    /// The formats that it has or can be made in.
+    formats: Vec<String>,
+    as_it_is: bool,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(source: &'a Source, options: &'a OpenOptions, candidates: &[Candidate], config: &Config) -> Result<Self> {
+        let method = options.method.as_deref();
+        let makeable = pipeline::makeable(&source.format, method, candidates);
+        let loadable = candidates.iter().any(|candidate| rank::loads(candidate).contains(&source.format));
+        if source.format == format::HUGGING_FACE || (!loadable && !makeable.is_empty()) {
+            if makeable.is_empty() {
+                // Says which quantizer is missing, or which method there is none of.
+                let options = QuantizeOptions { method: options.method.clone(), ..QuantizeOptions::default() };
+                pipeline::method(source, &options, candidates, config)?;
+            }
+            return Ok(Self { source, method, formats: makeable, as_it_is: false });
+        }
+        if let Some(method) = method {
+            let hint = format!("leave `-m` out, or make another one: `pajamas quantize SOURCE -m {method}`");
+            let message = format!("`-m {method}` has no effect: `{}` is a finished model", source.path.display());
+            return Err(Error::Usage { message, hint });
+        }
+        Ok(Self { source, method, formats: vec![source.format.clone()], as_it_is: true })
+    }
+
+    /// The model in `format`: the source itself, the artifact made from it before, or one made now.
+    fn path(
+        &self,
+        format: &str,
+        candidates: &[Candidate],
+        config: &Config,
+        observer: &dyn Observer,
+        cancel: &CancelToken,
+    ) -> Result<PathBuf> {
+        if self.as_it_is {
+            return Ok(self.source.path.clone());
+        }
+        let options = QuantizeOptions {
+            format: Some(format.into()),
+            method: self.method.map(Into::into),
+            ..QuantizeOptions::default()
+        };
+        let (_, method) = pipeline::method(self.source, &options, candidates, config)?;
+        if let Some(path) = store::find(config, self.source, format, &method)? {
+            return Ok(path);
+        }
+        let update = |update: &_| observer.progress(update);
+        let artifact = pipeline::quantize(self.source, &options, candidates, config, &update, cancel)?;
+        observer.made(&artifact);
+        Ok(artifact.path)
+    }
+}
