@@ -130,7 +130,18 @@ impl Run {
     /// Asserts that it failed with exit code 1, one error line that contains `error`, and one hint with `hint`.
     #[track_caller]
     pub fn failed_with(&self, error: &str, hint: &str) {
-        assert_eq!(self.code, Some(1), "{self:#?}");
+        self.ended_with(1, error, hint);
+    }
+
+    /// The same with exit code 2: what was typed is no way to use the command.
+    #[track_caller]
+    pub fn misused(&self, error: &str, hint: &str) {
+        self.ended_with(2, error, hint);
+    }
+
+    #[track_caller]
+    fn ended_with(&self, code: i32, error: &str, hint: &str) {
+        assert_eq!(self.code, Some(code), "{self:#?}");
         assert_eq!(self.stdout, "", "data on stdout of a failure");
         let lines: Vec<&str> = self.stderr.lines().collect();
         let errors: Vec<&&str> = lines.iter().filter(|line| line.starts_with("error: ")).collect();
@@ -145,6 +156,18 @@ impl Run {
         self.succeeded();
         serde_json::from_str(&self.stdout).expect("JSON on stdout")
     }
+}
+
+/// Asserts that `value` is what `docs/reference/json/NAME.schema.json` promises.
+#[track_caller]
+pub fn assert_schema(name: &str, value: &serde_json::Value) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/json").join(format!("{name}.schema.json"));
+    let text = std::fs::read_to_string(&path).expect("the schema");
+    let schema = serde_json::from_str(&text).expect("JSON in the schema");
+    let validator = jsonschema::validator_for(&schema).expect("a JSON schema");
+    let errors: Vec<String> =
+        validator.iter_errors(value).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    assert!(errors.is_empty(), "not as {}: {errors:#?}\n{value:#}", path.display());
 }
 
 /// The folder that cargo built into.
