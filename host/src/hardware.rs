@@ -48,6 +48,44 @@ pub fn peak_memory_bytes() -> u64 {
     0
 }
 
+/// Bytes that this user may still write to the file system of `path`; 0 if unknown.
+pub fn disk_free_bytes(path: &std::path::Path) -> u64 {
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        let Ok(path) = std::ffi::CString::new(path.as_os_str().as_bytes()) else { return 0 };
+        // SAFETY: the path is NUL-terminated, and a statvfs of zeroes is valid; both live during the call.
+        let (status, stat) = unsafe {
+            let mut stat: libc::statvfs = std::mem::zeroed();
+            (libc::statvfs(path.as_ptr(), &raw mut stat), stat)
+        };
+        // Their types differ between systems.
+        #[allow(clippy::unnecessary_cast, reason = "u64 on this one")]
+        let free = stat.f_bavail as u64 * stat.f_frsize as u64;
+        if status == 0 { free } else { 0 }
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        0
+    }
+}
+
+/// Whether a process of this id runs.
+pub fn process_exists(id: u32) -> bool {
+    #[cfg(unix)]
+    {
+        let Ok(id) = libc::pid_t::try_from(id) else { return false };
+        // SAFETY: signal 0 asks and does nothing.
+        unsafe { libc::kill(id, 0) == 0 || std::io::Error::last_os_error().raw_os_error() == Some(libc::EPERM) }
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = id;
+        true
+    }
+}
+
 /// Cores without their hyper-threads, as far as this process may use them: more threads make decoding slower.
 pub fn physical_cores() -> u32 {
     let allowed = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));

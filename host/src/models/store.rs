@@ -4,6 +4,7 @@ use super::format;
 use super::source::{self, Source};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::validate::Summary;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,6 +27,9 @@ pub struct Record {
     /// The recipe's options that it was made with, as a user writes them.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
+    /// What validating it came to, if that was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Summary>,
 }
 
 impl Record {
@@ -93,6 +97,31 @@ pub fn find(config: &Config, source: &Source, format: &str, method: &str) -> Res
             && record.method.eq_ignore_ascii_case(method)
     });
     Ok(found.map(|record| config.models_dir().join(record.file)))
+}
+
+/// What is known of the artifact at `path`, if it lies in the store.
+pub fn record_of(config: &Config, path: &Path) -> Option<Record> {
+    let store = config.models_dir().canonicalize().ok()?;
+    let path = path.canonicalize().ok()?;
+    (path.parent() == Some(&store)).then(|| record(config, &path))?
+}
+
+/// Notes down what validating the artifact at `path` came to. False if it has no record.
+///
+/// # Errors
+/// When the record cannot be written.
+pub fn remember_validation(config: &Config, path: &Path, summary: &Summary) -> Result<bool> {
+    let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    // Its own size may have changed by the result that was just written into it.
+    let text = std::fs::read(record_path(config, &file)).ok();
+    let record = text.and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+    let in_store = path.canonicalize().ok().is_some_and(|path| {
+        config.models_dir().canonicalize().is_ok_and(|store| path.parent() == Some(&store))
+    });
+    let Some(record) = record.filter(|_| in_store) else { return Ok(false) };
+    let record = Record { size_bytes: size_on_disk(path), validation: Some(summary.clone()), ..record };
+    remember(config, &record)?;
+    Ok(true)
 }
 
 /// Notes down an artifact that lies in the store.
