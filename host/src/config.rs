@@ -19,6 +19,8 @@ pub struct ConfigFile {
     pub context_length: Option<u32>,
     /// The quantization method to use by default.
     pub method: Option<String>,
+    /// Whether `quantize` validates what it made; true by default.
+    pub validate: Option<bool>,
     /// Further plugin folders.
     pub plugin_dirs: Vec<PathBuf>,
     /// Seconds that a plugin may take to answer a probe, at least 1.
@@ -42,6 +44,8 @@ pub struct Config {
     pub context_length: Option<u32>,
     /// The quantization method to use where none is named.
     pub method: Option<String>,
+    /// Whether `quantize` validates what it made.
+    pub validate: bool,
     /// Seconds that a plugin may take to answer a probe.
     pub probe_timeout_s: u64,
 }
@@ -83,6 +87,7 @@ impl Config {
             threads: file.threads,
             context_length: file.context_length,
             method: file.method,
+            validate: file.validate.unwrap_or(true),
             probe_timeout_s: file.probe_timeout_s.unwrap_or(10).max(1),
         })
     }
@@ -119,8 +124,8 @@ fn read_file(path: &Path) -> Result<ConfigFile> {
 }
 
 /// The keys of the file.
-const KEYS: [&str; 7] =
-    ["backend", "fallback", "threads", "context_length", "method", "plugin_dirs", "probe_timeout_s"];
+const KEYS: [&str; 8] =
+    ["backend", "fallback", "threads", "context_length", "method", "validate", "plugin_dirs", "probe_timeout_s"];
 
 fn parse(text: &str) -> std::result::Result<ConfigFile, (String, String)> {
     let table: toml::Table = toml::from_str(text).map_err(|error| (error.to_string(), String::new()))?;
@@ -148,8 +153,7 @@ mod tests {
 
     #[test]
     fn every_key_that_is_offered_is_read() {
-        let full =
-            "backend='a'\nfallback=true\nthreads=1\ncontext_length=2\nmethod='m'\nplugin_dirs=['d']\nprobe_timeout_s=3";
+        let full = "backend='a'\nfallback=true\nthreads=1\ncontext_length=2\nmethod='m'\nvalidate=true\nplugin_dirs=['d']\nprobe_timeout_s=3";
         assert_eq!(full.lines().count(), KEYS.len());
         parse(full).unwrap();
     }

@@ -78,7 +78,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(cli.common.verbose);
     let done = Config::load(&cli.common.plugin_dir).map_err(Into::into).and_then(|config| match cli.command {
-        Command::Quantize(args) => quantize::execute(args, &cli.common, &config),
+        Command::Quantize(args) => quantize::execute(&args, &cli.common, &config),
         Command::Run(args) => run::execute(args, &cli.common, config),
         Command::Validate(args) => validate::execute(&args, &cli.common, &config),
         Command::Benchmark(args) => benchmark::execute(&args, &cli.common, &config),

@@ -10,7 +10,7 @@ use crate::plugins;
 use crate::runtime::open::OpenOptions;
 use crate::validate::statistics::{Comparison, Estimate};
 use crate::validate::text::{TOKENS_MAX, TOKENS_MIN, Text};
-use crate::validate::verdict::{Limits, percent};
+use crate::validate::verdict::{Limits, Verdict, percent};
 use crate::validate::{self, Host, Participant, Report, ValidateOptions};
 use std::path::PathBuf;
 
@@ -114,7 +114,8 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
     let mut config = config.clone();
     config.threads = args.threads.or(config.threads);
     let source = source::resolve(&args.model, &config)?;
-    let reference = args.reference.as_ref().map(|name| Ok::<_, Error>((name.as_str(), source::resolve(name, &config)?)));
+    let reference =
+        args.reference.as_ref().map(|name| Ok::<_, Error>((name.as_str(), source::resolve(name, &config)?)));
     let reference = reference.transpose()?;
     let candidates = plugins::survey(&config);
     let interrupt = Interrupt::install()?;
@@ -165,8 +166,43 @@ fn print(report: &Report) {
     lines(report).iter().for_each(|line| output::print(&output::clean(line)));
 }
 
+/// The result in the few lines that fit below what else is said of a new model.
+pub fn in_short(report: &Report) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let (Some(perplexity), Some(comparison)) = (&report.perplexity, &report.comparison) {
+        lines.push(format!(
+            "  quality perplexity {:.4}, the source's {:.4} ({} ± {}); KLD mean {:.5}, 99 % {:.5}; top-1 {}",
+            perplexity.value,
+            comparison.reference_perplexity.value,
+            signed(comparison.perplexity_change.value),
+            percent(comparison.perplexity_change.standard_error),
+            comparison.kl_divergence.mean,
+            comparison.kl_divergence.p99,
+            percent(comparison.top1_agreement.value),
+        ));
+    }
+    if let Some(verdict) = &report.verdict {
+        let text = &report.text;
+        lines.push(format!("          {} tokens of {}: {}", text.tokens, text.name, judged(verdict)));
+    }
+    lines.extend(report.notes.iter().map(|note| format!("  note    {note}")));
+    lines
+}
+
+fn judged(verdict: &Verdict) -> String {
+    let limits = match verdict.max_kld {
+        Some(kld) => format!("at most {} worse, KL divergence at most {kld}", percent(verdict.max_degradation)),
+        None => format!("at most {} worse", percent(verdict.max_degradation)),
+    };
+    format!("{} ({limits})", if verdict.passed { "passed" } else { "FAILED" })
+}
+
+fn signed(part: f64) -> String {
+    format!("{:+.2} %", part * 100.0)
+}
+
 /// The result for people.
-pub fn lines(report: &Report) -> Vec<String> {
+fn lines(report: &Report) -> Vec<String> {
     let participant = |p: &Participant| {
         format!("{} ({}, {}, on {})", p.path.display(), p.quantization, output::size(p.size_bytes), p.backend)
     };
@@ -186,13 +222,9 @@ pub fn lines(report: &Report) -> Vec<String> {
     if let Some(comparison) = &report.comparison {
         lines.extend(differences(comparison));
     }
+    lines.extend(report.notes.iter().map(|note| format!("note        {note}")));
     if let Some(verdict) = &report.verdict {
-        let limits = match verdict.max_kld {
-            Some(kld) => format!("at most {} worse, KL divergence at most {kld}", percent(verdict.max_degradation)),
-            None => format!("at most {} worse", percent(verdict.max_degradation)),
-        };
-        let word = if verdict.passed { "passed" } else { "FAILED" };
-        lines.push(format!("verdict     {word} ({limits})"));
+        lines.push(format!("verdict     {}", judged(verdict)));
     }
     lines
 }
@@ -203,7 +235,6 @@ fn with_error(estimate: &Estimate) -> String {
 
 fn differences(comparison: &Comparison) -> [String; 5] {
     let (kld, change) = (&comparison.kl_divergence, &comparison.probability_change);
-    let signed = |value: f64| format!("{:+.3} %", value * 100.0);
     [
         format!("  reference {}", with_error(&comparison.reference_perplexity)),
         format!(

@@ -115,9 +115,10 @@ pub fn remember_validation(config: &Config, path: &Path, summary: &Summary) -> R
     // Its own size may have changed by the result that was just written into it.
     let text = std::fs::read(record_path(config, &file)).ok();
     let record = text.and_then(|text| serde_json::from_slice::<Record>(&text).ok());
-    let in_store = path.canonicalize().ok().is_some_and(|path| {
-        config.models_dir().canonicalize().is_ok_and(|store| path.parent() == Some(&store))
-    });
+    let in_store = path
+        .canonicalize()
+        .ok()
+        .is_some_and(|path| config.models_dir().canonicalize().is_ok_and(|store| path.parent() == Some(&store)));
     let Some(record) = record.filter(|_| in_store) else { return Ok(false) };
     let record = Record { size_bytes: size_on_disk(path), validation: Some(summary.clone()), ..record };
     remember(config, &record)?;

@@ -4,9 +4,9 @@ mod publish;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::models::{format, provenance};
 use crate::models::source::{self, Source};
 use crate::models::store::{self, Record};
+use crate::models::{format, provenance};
 use crate::plugins::Candidate;
 use crate::worker::client::Worker;
 use crate::worker::protocol::{Reply, Request};

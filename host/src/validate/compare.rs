@@ -64,10 +64,10 @@ fn sum_exp(row: &[f32], highest: f32) -> f64 {
     let (chunks, rest) = row.as_chunks::<LANES>();
     for chunk in chunks {
         for (sum, &value) in sums.iter_mut().zip(chunk) {
-            *sum += exp(f64::from(value - highest));
+            *sum += exp(f64::from(value) - f64::from(highest));
         }
     }
-    sums.iter().sum::<f64>() + rest.iter().map(|&value| exp(f64::from(value - highest))).sum::<f64>()
+    sums.iter().sum::<f64>() + rest.iter().map(|&value| exp(f64::from(value) - f64::from(highest))).sum::<f64>()
 }
 
 /// The sum of the exponentials of `p`, and the same weighted by the difference of the two rows, each below its maximum.
@@ -155,9 +155,10 @@ mod tests {
         let shifted: Vec<f32> = row.iter().map(|value| value + 8.0).collect();
         for other in [&row, &shifted] {
             let difference = compare(&row, other, 3);
-            assert!(difference.kl_divergence < 1e-12, "{difference:?}");
+            // The sums of single-precision values are rounded.
+            assert!(difference.kl_divergence < 1e-9, "{difference:?}");
             assert_eq!(difference.reference.top, difference.candidate.top);
-            assert!((difference.reference.loss - difference.candidate.loss).abs() < 1e-12);
+            assert!((difference.reference.loss - difference.candidate.loss).abs() < 1e-9);
         }
         assert_eq!(predict(&row, 3), compare(&row, &row, 3).candidate);
     }

@@ -29,12 +29,7 @@ pub struct Times {
 ///
 /// # Errors
 /// The engine's, and `Interrupted`.
-pub fn alone(
-    engine: &Engine,
-    windows: &Windows,
-    each: &mut dyn FnMut(Prediction),
-    cancel: &CancelToken,
-) -> Result<()> {
+pub fn alone(engine: &Engine, windows: &Windows, each: &mut dyn FnMut(Prediction), cancel: &CancelToken) -> Result<()> {
     for index in 0..windows.count() {
         cancel.check()?;
         let window = windows.get(index);
@@ -163,13 +158,8 @@ struct Turns {
 
 impl Turns {
     fn new(rows_max: usize) -> Self {
-        let state = State {
-            turn: Turn::Reference,
-            rows: VecDeque::new(),
-            spare: Vec::new(),
-            finished: false,
-            stopped: false,
-        };
+        let state =
+            State { turn: Turn::Reference, rows: VecDeque::new(), spare: Vec::new(), finished: false, stopped: false };
         Self { state: Mutex::new(state), changed: Condvar::new(), rows_max }
     }
 

@@ -77,6 +77,8 @@ pub struct Report {
     pub comparison: Option<Comparison>,
     /// Whether the candidate is good enough; none without a reference.
     pub verdict: Option<Verdict>,
+    /// What a reader of the figures should know.
+    pub notes: Vec<String>,
     /// Whether the result was written into the artifact, or into its record in the store.
     pub recorded: bool,
     /// Who computed for how long, loading not included.
@@ -151,6 +153,7 @@ pub fn validate(
     let windows = Windows::new(tokens, window as usize, bos(&candidate)?);
     let measured = measure(&candidate, reference.as_ref().map(|r| &r.model), &windows, host.observer, cancel)?;
     let verdict = reference.is_some().then(|| verdict::judge(measured.comparison.as_ref(), options.limits));
+    let notes = notes(&candidate, measured.comparison.as_ref());
     let mut report = Report {
         candidate: participant(&candidate, &candidate.path),
         reference: reference.as_ref().map(|reference| participant(&reference.model, &reference.source)),
@@ -159,6 +162,7 @@ pub fn validate(
         perplexity: measured.perplexity,
         comparison: measured.comparison,
         verdict,
+        notes,
         recorded: false,
         elapsed: measured.elapsed,
     };
@@ -199,6 +203,20 @@ fn implied_reference(
 ) -> Result<Reference> {
     let source = reference::origin(&candidate.path, host.config)?;
     reference::open(&source, &source.display(), options, candidate, host, cancel)
+}
+
+/// A text that the reference finds less likely than chance tells nothing of what was lost.
+fn notes(candidate: &OpenModel, comparison: Option<&Comparison>) -> Vec<String> {
+    let chance = f64::from(candidate.engine.info().vocabulary_size);
+    let perplexity = comparison.map_or(0.0, |comparison| comparison.reference_perplexity.value);
+    let unsuitable = perplexity > chance;
+    let note = || {
+        format!(
+            "the reference does not know this kind of text (perplexity {perplexity:.0}, and guessing would be {chance}): \
+             its change says little; measure on a text of the model's own kind with `--text`"
+        )
+    };
+    unsuitable.then(note).into_iter().collect()
 }
 
 /// What the model wants before every text, if anything.

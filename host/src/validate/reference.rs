@@ -79,8 +79,8 @@ pub fn open(
         .filter(|c| c.status == Status::Available && rank::loads(c).contains(&source.format))
         .filter(|c| requested.is_none_or(|name| c.name() == name))
         .collect();
-    // The candidate's own backend first: what differs is then the model alone.
-    able.sort_by_key(|c| c.name() != candidate.backend);
+    // Those whose own format it is first, then the candidate's own backend: what differs is then the model alone.
+    able.sort_by_key(|c| (rank::loads(c).first() != Some(&source.format), c.name() != candidate.backend));
     let mut failures = Vec::new();
     for candidate in able {
         let set = open::load_options(candidate, &options.set)?;
@@ -89,13 +89,17 @@ pub fn open(
             Ok(model) => {
                 return Ok(Reference { model, source: source.path.clone(), _temporary: None });
             }
-            Err(error) if says_more_about_the_backend(&error) => failures.push(format!("{}: {error}", candidate.name())),
+            Err(error) if says_more_about_the_backend(&error) => {
+                failures.push(format!("{}: {error}", candidate.name()))
+            }
             Err(error) => return Err(error),
         }
     }
     if temporary_format(source).is_some() {
         match from_temporary_file(source, name, options, host, cancel) {
-            Err(error) if says_more_about_the_backend(&error) => failures.push(format!("a temporary F16 file: {error}")),
+            Err(error) if says_more_about_the_backend(&error) => {
+                failures.push(format!("a temporary F16 file: {error}"))
+            }
             done => return done,
         }
     }

@@ -225,7 +225,11 @@ mod tests {
 
     fn difference(reference: f64, candidate: f64, kl_divergence: f64, same: bool) -> Difference {
         let prediction = |loss, top| Prediction { loss, top };
-        Difference { reference: prediction(reference, 0), candidate: prediction(candidate, u32::from(!same)), kl_divergence }
+        Difference {
+            reference: prediction(reference, 0),
+            candidate: prediction(candidate, u32::from(!same)),
+            kl_divergence,
+        }
     }
 
     /// The expected values are numpy's: `mean`, `std(ddof=1) / sqrt(n)`, `percentile` with its default method.

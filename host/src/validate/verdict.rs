@@ -51,12 +51,7 @@ pub fn judge(comparison: Option<&Comparison>, limits: Limits) -> Verdict {
             }
         }
     }
-    Verdict {
-        passed: reasons.is_empty(),
-        max_degradation: limits.max_degradation,
-        max_kld: limits.max_kld,
-        reasons,
-    }
+    Verdict { passed: reasons.is_empty(), max_degradation: limits.max_degradation, max_kld: limits.max_kld, reasons }
 }
 
 /// `0.0512` as `5.12 %`.
@@ -101,7 +96,10 @@ mod tests {
         let reasons = |comparison: Option<Comparison>| judge(comparison.as_ref(), limits).reasons;
         assert!(judge(Some(&comparison(0.05, 0.1, 0)), limits).passed);
         assert!(judge(Some(&comparison(-0.2, 0.0, 0)), limits).passed, "better is good enough");
-        assert_eq!(reasons(Some(comparison(0.0512, 0.0, 0))), ["perplexity grew by 5.12 %, at most 5.00 % are allowed"]);
+        assert_eq!(
+            reasons(Some(comparison(0.0512, 0.0, 0))),
+            ["perplexity grew by 5.12 %, at most 5.00 % are allowed"]
+        );
         assert_eq!(
             reasons(Some(comparison(0.0, 0.2, 0))),
             ["the mean KL divergence is 0.200000, at most 0.1 is allowed"]
