@@ -60,7 +60,7 @@ fn what_cannot_be_made_is_refused_before_anything_is_written() {
     };
     quantize(&home, &pajama_tiny(), &["--bits", "7"]).misused("unknown quantization method `7bit`", "bit`?");
     let run = quantize(&home, &pajama_tiny(), &["--bits", "4", "--group-size", "48"]);
-    assert!(run.code == Some(1) && run.stderr.contains("`group_size` is `48`, expected one of 32, 64, 128"), "{run:?}");
+    assert!(run.code == Some(2) && run.stderr.contains("`group_size` is `48`, expected one of 32, 64, 128"), "{run:?}");
     fails(&pajama_tiny(), &["--bits", "4", "--set", "groups=32"], "unknown option `groups`", "group_size");
     std::fs::create_dir_all(home.path().join("models/Qwen2.5-7B")).unwrap();
     home.run(
