@@ -4,6 +4,8 @@ mod bad_input;
 mod chat;
 mod generation;
 mod interruption;
+#[cfg(target_os = "linux")]
+mod manners;
 mod misbehaving_plugins;
 mod mlx;
 mod mlx_quantizing;
