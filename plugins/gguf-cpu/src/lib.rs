@@ -32,7 +32,7 @@ impl Backend for GgufCpu {
 
 export_plugin! {
     name: "gguf-cpu",
-    formats: "gguf",
+    formats: "gguf,huggingface",
     cpu_features: env!("PAJAMAS_CPU_FEATURES"),
     backend: || Box::new(GgufCpu),
 }

@@ -1,8 +1,10 @@
-//! Running GGUF models with llama.cpp: loading, the KV cache's slots, tokenizing, generating, logits.
+//! Running models with llama.cpp: loading, the KV cache's slots, tokenizing, generating, logits.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | `handle` | owners of llama.cpp's objects, and the loading of a file |
+//! | `source` | what is loaded: a GGUF file, or a Hugging Face folder that is converted on its way into memory |
+//! | `handle` | owners of llama.cpp's objects, and the loading of a model |
+//! | `stream` | a file that does not exist, for C to read |
 //! | `log` | llama.cpp's log on its way to the host and into errors |
 //! | `options` | load options, and the settings they come to |
 //! | `vocab`, `info`, `memory` | what a loaded model knows and takes |
@@ -21,6 +23,8 @@ mod memory;
 mod model;
 mod options;
 mod queue;
+mod source;
+mod stream;
 pub(crate) mod vocab;
 
 pub use devices::cpu_device;
