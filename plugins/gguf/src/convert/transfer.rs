@@ -7,7 +7,7 @@ use pajamas_hf_model::tensor::decode_f32;
 use pajamas_hf_model::{Dtype, Tensor};
 use pajamas_plugin_api::{CancelToken, Error, Progress, Result};
 
-/// Bytes of a chunk of the source, unless one head has more.
+/// Bytes of the source that a chunk of a file is made from, unless one head has more.
 const CHUNK_BYTES: u64 = 4 << 20;
 
 /// Writes the data of every planned tensor.
@@ -21,7 +21,7 @@ pub(super) fn transfer(plan: &Plan, writer: &mut GgufWriter, progress: &Progress
     for planned in &plan.tensors {
         let name = &planned.spec.name;
         report(0, name);
-        let chunks = Chunks::new(planned)?;
+        let chunks = Chunks::new(planned, CHUNK_BYTES)?;
         for index in 0..chunks.count() {
             cancel.check()?;
             writer.write(&chunks.read(index)?)?;
@@ -42,7 +42,8 @@ pub(super) struct Chunks<'p> {
 }
 
 impl<'p> Chunks<'p> {
-    pub(super) fn new(planned: &'p PlannedTensor<'p>) -> Result<Self> {
+    /// Chunks that are made from about `chunk_bytes` of the source each, at least a head.
+    pub(super) fn new(planned: &'p PlannedTensor<'p>, chunk_bytes: u64) -> Result<Self> {
         let (heads, step_bytes) = match &planned.data {
             // These are small, and made already.
             Data::Generated(_) => (None, source_bytes(&planned.data).max(1)),
@@ -50,7 +51,7 @@ impl<'p> Chunks<'p> {
                 let heads = interleave_heads.map(|heads| Heads::new(tensor, heads)).transpose()?;
                 let unit = heads.as_ref().map_or(4, |heads| heads.block_bytes);
                 // A whole number of units, so that a chunk never cuts an element or a head.
-                (heads, (CHUNK_BYTES / unit).max(1) * unit)
+                (heads, (chunk_bytes / unit).max(1) * unit)
             }
         };
         Ok(Self { planned, heads, step_bytes })

@@ -5,6 +5,10 @@ use super::transfer::Chunks;
 use crate::gguf_file::{Header, TensorPlace};
 use pajamas_plugin_api::{CancelToken, Result};
 
+/// Bytes of the source that a chunk is made from, unless one head has more. Small, because C's streams read a little
+/// before every position that they are sent to.
+const CHUNK_BYTES: u64 = 256 << 10;
+
 /// The bytes of a file that does not exist. They are the same as those of [`convert`](super::convert)'s output; a chunk
 /// of a tensor is made when a byte of it is asked for, and kept until another one is.
 pub(crate) struct View<'a> {
@@ -63,7 +67,7 @@ impl<'a> View<'a> {
     }
 
     fn read_tensor(&mut self, tensor: usize, position: u64, buffer: &mut [u8]) -> Result<usize> {
-        let chunks = Chunks::new(&self.conversion.plan.tensors[tensor])?;
+        let chunks = Chunks::new(&self.conversion.plan.tensors[tensor], CHUNK_BYTES)?;
         let (index, start) = chunks.locate(position);
         let made = match self.made.take() {
             Some(made) if (made.tensor, made.index) == (tensor, index) => made,

@@ -9,8 +9,8 @@ use std::ptr::NonNull;
 /// C's `FILE`, as the bindings have it.
 type CFile = c_void;
 
-/// Bytes that one call of the C library is answered with at the most: it asks for a whole tensor at once.
-const READ_BYTES_MAX: usize = 1 << 20;
+/// Bytes of the stream's buffer, and the most that one call of the C library is answered with.
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// Bytes that can be read from any position.
 pub(crate) trait ReadAt {
@@ -36,6 +36,8 @@ pub(crate) struct Stream<'a> {
     file: NonNull<CFile>,
     /// Owned; a pointer because the C library holds it too.
     state: NonNull<State<'a>>,
+    /// The C library's. Its own is so small that reading through it takes minutes.
+    _buffer: Vec<u8>,
 }
 
 struct State<'a> {
@@ -58,14 +60,18 @@ impl<'a> Stream<'a> {
     pub(crate) fn open(source: &'a mut dyn ReadAt) -> Result<Self> {
         let state = NonNull::from(Box::leak(Box::new(State { source, position: 0, failure: None })));
         // SAFETY: the state lives until the stream was closed, which `drop` does first.
-        match unsafe { platform::open(state.as_ptr().cast()) } {
-            Ok(file) => Ok(Self { file, state }),
+        let file = match unsafe { platform::open(state.as_ptr().cast()) } {
+            Ok(file) => file,
             Err(error) => {
                 // SAFETY: leaked above, and nobody else got it.
                 drop(unsafe { Box::from_raw(state.as_ptr()) });
-                Err(error)
+                return Err(error);
             }
-        }
+        };
+        let mut buffer = vec![0; BUFFER_BYTES];
+        // SAFETY: the stream was just opened, and nothing was read from it; the buffer lives until it was closed.
+        unsafe { platform::setvbuf(file.as_ptr(), buffer.as_mut_ptr().cast(), platform::FULLY_BUFFERED, BUFFER_BYTES) };
+        Ok(Self { file, state, _buffer: buffer })
     }
 
     /// For C functions that read a stream.
@@ -100,7 +106,7 @@ unsafe fn read(state: *mut c_void, buffer: *mut c_char, length: usize) -> isize 
     if buffer.is_null() || length == 0 {
         return 0;
     }
-    let length = length.min(READ_BYTES_MAX);
+    let length = length.min(BUFFER_BYTES);
     // SAFETY: the caller's promise.
     let (state, buffer) = unsafe {
         // llama.cpp hands over memory that was never written, which a slice must not be.
@@ -153,6 +159,9 @@ fn could_not_open() -> Error {
 mod platform {
     use super::{CFile, Error, NonNull, c_char, c_int, c_void, could_not_open};
 
+    /// `_IOFBF`.
+    pub(super) const FULLY_BUFFERED: c_int = 0;
+
     #[repr(C)]
     struct CookieFunctions {
         read: unsafe extern "C" fn(*mut c_void, *mut c_char, usize) -> isize,
@@ -163,7 +172,7 @@ mod platform {
 
     unsafe extern "C" {
         fn fopencookie(cookie: *mut c_void, mode: *const c_char, functions: CookieFunctions) -> *mut CFile;
-        fn setvbuf(file: *mut CFile, buffer: *mut c_char, mode: c_int, size: usize) -> c_int;
+        pub(super) fn setvbuf(file: *mut CFile, buffer: *mut c_char, mode: c_int, size: usize) -> c_int;
         pub(super) fn fclose(file: *mut CFile) -> c_int;
     }
 
@@ -172,14 +181,9 @@ mod platform {
     /// # Safety
     /// `state` is a stream's state, and outlives the stream.
     pub(super) unsafe fn open(state: *mut c_void) -> Result<NonNull<CFile>, Error> {
-        /// `_IONBF`: a buffer would read a little before the position that was sought, and so make a chunk for nothing.
-        const UNBUFFERED: c_int = 2;
         let functions = CookieFunctions { read, write: None, seek, close: None };
         // SAFETY: the functions match the state, the mode is NUL-terminated.
-        let file = NonNull::new(unsafe { fopencookie(state, c"rb".as_ptr(), functions) }).ok_or_else(could_not_open)?;
-        // SAFETY: the stream was just opened, and nothing was read from it.
-        unsafe { setvbuf(file.as_ptr(), std::ptr::null_mut(), UNBUFFERED, 0) };
-        Ok(file)
+        NonNull::new(unsafe { fopencookie(state, c"rb".as_ptr(), functions) }).ok_or_else(could_not_open)
     }
 
     unsafe extern "C" fn read(state: *mut c_void, buffer: *mut c_char, length: usize) -> isize {
@@ -202,6 +206,9 @@ mod platform {
 mod platform {
     use super::{CFile, Error, NonNull, c_char, c_int, c_void, could_not_open};
 
+    /// `_IOFBF`.
+    pub(super) const FULLY_BUFFERED: c_int = 0;
+
     type Read = unsafe extern "C" fn(*mut c_void, *mut c_char, c_int) -> c_int;
     type Write = unsafe extern "C" fn(*mut c_void, *const c_char, c_int) -> c_int;
     type Seek = unsafe extern "C" fn(*mut c_void, i64, c_int) -> i64;
@@ -215,6 +222,7 @@ mod platform {
             seek: Option<Seek>,
             close: Option<Close>,
         ) -> *mut CFile;
+        pub(super) fn setvbuf(file: *mut CFile, buffer: *mut c_char, mode: c_int, size: usize) -> c_int;
         pub(super) fn fclose(file: *mut CFile) -> c_int;
     }
 
@@ -242,7 +250,9 @@ mod platform {
 /// Systems whose C library has no such streams.
 #[cfg(not(any(target_os = "linux", target_os = "macos")))]
 mod platform {
-    use super::{CFile, Error, NonNull, c_int, c_void, could_not_open};
+    use super::{CFile, Error, NonNull, c_char, c_int, c_void, could_not_open};
+
+    pub(super) const FULLY_BUFFERED: c_int = 0;
 
     /// # Safety
     /// None is needed.
@@ -250,6 +260,12 @@ mod platform {
         let _ = could_not_open;
         Err(Error::unsupported("llama.cpp cannot load a Hugging Face folder on this system")
             .with_hint("make a GGUF file of it: pajamas quantize MODEL -m BF16"))
+    }
+
+    /// # Safety
+    /// Never called, since no stream can be opened.
+    pub(super) unsafe fn setvbuf(_: *mut CFile, _: *mut c_char, _: c_int, _: usize) -> c_int {
+        0
     }
 
     /// # Safety
