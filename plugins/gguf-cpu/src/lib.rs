@@ -1,7 +1,8 @@
 //! `gguf-cpu`: the llama.cpp engine on the CPU, as a plugin.
 
 use pajamas_plugin_api::{
-    Availability, Backend, CancelToken, Capabilities, LoadRequest, Model, Progress, Quantizer, Result, export_plugin,
+    Availability, Backend, CancelToken, Capabilities, LoadRequest, MemoryUsage, Model, Progress, Quantizer, Result,
+    export_plugin,
 };
 
 struct GgufCpu;
@@ -23,6 +24,10 @@ impl Backend for GgufCpu {
 
     fn load_model(&self, request: &LoadRequest, progress: &Progress, cancel: &CancelToken) -> Result<Box<dyn Model>> {
         pajamas_gguf::load(request, progress, cancel)
+    }
+
+    fn forecast_memory(&self, request: &LoadRequest) -> Result<MemoryUsage> {
+        pajamas_gguf::forecast_memory(request)
     }
 
     fn quantizer(&self) -> Option<&dyn Quantizer> {

@@ -7,7 +7,7 @@
 //! | [`quantize`] | GGUF files in full precision to quantized ones |
 //!
 //! A plugin for one kind of hardware is a thin cdylib around this crate: it says whether its device is there, and
-//! takes [`capabilities`], [`load`] and [`GgufQuantizer`] from here.
+//! takes [`capabilities`], [`load`], [`forecast_memory`] and [`GgufQuantizer`] from here.
 
 pub mod convert;
 pub mod engine;
@@ -15,7 +15,7 @@ pub mod quantize;
 
 use pajamas_gguf_file as gguf_file;
 
-pub use engine::{GgufModel, cpu_device, option_specs};
+pub use engine::{GgufModel, cpu_device, forecast_memory, option_specs};
 pub use quantize::GgufQuantizer;
 
 use pajamas_plugin_api::{CancelToken, Capabilities, LoadRequest, Model, Progress, Result};

@@ -96,14 +96,29 @@ pub(crate) fn usage(weights_bytes: u64, kv_forecast: u64, lines: &[(LogLevel, St
     usage
 }
 
+/// What a model without weights and its context would hold, from what llama.cpp logged while it made them. It gives no
+/// room to the cache of such a model, so that only the line about the tensors in it tells how large it would be.
+pub(crate) fn forecast(weights_bytes: u64, kv_forecast: u64, lines: &[(LogLevel, String)]) -> MemoryUsage {
+    let tensors = |line: &&(LogLevel, String)| line.1.contains(" cells, ");
+    let kv: u64 = lines.iter().filter(tensors).filter_map(|(_, line)| mebibytes(line.split_once("size = ")?.1)).sum();
+    let mut usage = usage(weights_bytes, kv_forecast, lines);
+    usage.kv_cache_bytes = if kv == 0 { usage.kv_cache_bytes } else { kv };
+    usage
+}
+
 /// The sum of the sizes in the lines that contain one of `labels`: `… KV buffer size =    12.00 MiB`.
 fn logged_bytes(lines: &[(LogLevel, String)], labels: &[&str]) -> u64 {
     let size = |line: &String| {
         let (_, after) = labels.iter().find_map(|label| line.split_once(label))?;
-        let number = after.trim().strip_suffix("MiB")?.trim().parse::<f64>().ok()?;
-        Some((number * 1024.0 * 1024.0) as u64)
+        mebibytes(after)
     };
     lines.iter().filter_map(|(_, line)| size(line)).sum()
+}
+
+/// The size that `text` begins with: `  12.00 MiB`.
+fn mebibytes(text: &str) -> Option<u64> {
+    let (number, _) = text.split_once("MiB")?;
+    Some((number.trim().parse::<f64>().ok()? * 1024.0 * 1024.0) as u64)
 }
 
 /// Physical memory of this machine, or what its container may use; 0 if unknown.

@@ -8,6 +8,7 @@
 //! | `log` | llama.cpp's log on its way to the host and into errors |
 //! | `options` | load options, and the settings they come to |
 //! | `vocab`, `info`, `memory` | what a loaded model knows and takes |
+//! | `forecast` | what a model would take, without loading it |
 //! | `queue` | who uses the context, and when |
 //! | `context`, `generate` | decoding, and the loops around it |
 //! | `devices` | what ggml can compute on |
@@ -15,6 +16,7 @@
 
 mod context;
 mod devices;
+mod forecast;
 mod generate;
 pub(crate) mod handle;
 mod info;
@@ -28,5 +30,6 @@ mod stream;
 pub(crate) mod vocab;
 
 pub use devices::cpu_device;
+pub use forecast::forecast_memory;
 pub use model::GgufModel;
 pub use options::option_specs;

@@ -103,7 +103,7 @@ impl Model for GgufModel {
 }
 
 /// Refuses models that llama.cpp loads for other purposes than continuing a text.
-fn check_generates(model: &ModelHandle) -> Result<()> {
+pub(super) fn check_generates(model: &ModelHandle) -> Result<()> {
     // SAFETY: the model is loaded; these only read.
     let (encoder, decoder, diffusion) = unsafe {
         let pointer = model.as_ptr();

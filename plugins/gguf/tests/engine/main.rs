@@ -1,6 +1,7 @@
 //! A real model through the whole crate: converted, quantized, loaded, asked, cancelled, measured.
 
 mod folder;
+mod forecast;
 
 use pajamas_gguf::{GgufModel, GgufQuantizer};
 use pajamas_plugin_api::{
