@@ -26,7 +26,10 @@ fn a_file_dropped_in_is_there() {
     assert_eq!(rows(&home), [(Some(1), "gguf-cpu".into(), "available".into(), String::new())]);
     let table = home.run(["plugins", "list"]);
     let columns: Vec<&str> = table.succeeded().stdout.lines().nth(1).expect("a row").split_whitespace().collect();
-    assert_eq!(columns[..5], ["1", "gguf-cpu", env!("CARGO_PKG_VERSION"), "1.0.0", "available"]);
+    assert_eq!(
+        columns[..5],
+        ["1", "gguf-cpu", env!("CARGO_PKG_VERSION"), pajamas_plugin_api::API_VERSION, "available"]
+    );
 }
 
 #[test]
