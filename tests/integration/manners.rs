@@ -113,8 +113,23 @@ fn wrong_missing_empty_huge_and_non_utf8_arguments() {
         "-".into(),
     ];
     let commands = [
-        "run", "quantize", "validate", "benchmark", "info", "doctor", "config", "models", "models show",
-        "models remove", "plugins", "plugins show", "plugins new", "completions", "man", "config get", "config set",
+        "run",
+        "quantize",
+        "validate",
+        "benchmark",
+        "info",
+        "doctor",
+        "config",
+        "models",
+        "models show",
+        "models remove",
+        "plugins",
+        "plugins show",
+        "plugins new",
+        "completions",
+        "man",
+        "config get",
+        "config set",
         "no-such-command",
     ];
     for command in commands {
@@ -160,7 +175,11 @@ fn closed_and_odd_streams() {
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!stderr.contains("panicked"), "{arguments:?}: {stderr}");
         let prints = !["run MODEL -i"].contains(&arguments.join(" ").replace(&model, "MODEL").as_str());
-        assert!(!prints || output.status.code() == Some(1), "{arguments:?} lost its output: {:?} {stderr}", output.status);
+        assert!(
+            !prints || output.status.code() == Some(1),
+            "{arguments:?} lost its output: {:?} {stderr}",
+            output.status
+        );
         // stderr as a file has no bar and no colour in it.
         let mut command = home.command(&arguments);
         command.stdout(Stdio::piped()).stderr(File::create(&log).unwrap());
