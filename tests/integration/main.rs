@@ -12,3 +12,4 @@ mod plugin_listing;
 mod plugin_template;
 mod quality;
 mod quantizing;
+mod terminal;

@@ -109,9 +109,10 @@ impl Chat<'_> {
             return Err(Error::Refused { message, hint: "start again without `--raw`".into() }.into());
         }
         let turns = self.dialogue.conversation().turns.len();
-        let kept = |turns: usize| match turns {
+        let kept = match turns {
             0 => String::new(),
-            _ => format!(" from the next turn on; {turns} {} kept (`/reset` forgets them)", plural(turns, "turn")),
+            1 => " It holds from the next turn on; the turn so far is kept (`/reset` forgets it).".into(),
+            _ => format!(" It holds from the next turn on; the {turns} turns so far are kept (`/reset` forgets them)."),
         };
         Ok(match command {
             Command::Help => commands::help(),
@@ -125,9 +126,9 @@ impl Chat<'_> {
                 None => "There is no system text; `/system TEXT` sets one.".into(),
             },
             Command::SetSystem(text) => {
-                let done = if text.is_some() { "The system text is set" } else { "There is no system text" };
+                let done = if text.is_some() { "The system text is set." } else { "The system text is removed." };
                 self.dialogue.set_system(text);
-                format!("{done}{}.", kept(turns))
+                format!("{done}{kept}")
             }
             Command::Save(path) => {
                 self.dialogue.save(&path)?;

@@ -34,7 +34,13 @@ pub fn begin(args: &Args) -> anyhow::Result<Conversation> {
 
 /// The conversation in the file at `path`, with a note if it was held with another model.
 fn open(path: &Path, args: &Args) -> anyhow::Result<Conversation> {
-    let session = Session::read(path)?;
+    let session = Session::read(path).map_err(|error| match error {
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Error::Refused {
+            message: format!("there is no session file `{}`", path.display()),
+            hint: "`/save FILE` writes one".into(),
+        },
+        error => error,
+    })?;
     if session.model != args.model {
         let model = output::clean(&session.model);
         output::say(&format!("note: `{}` was held with `{model}` and goes on with `{}`", path.display(), args.model));
