@@ -224,3 +224,29 @@ fn a_session_is_its_users_alone() {
     converse(&home, file.to_str().unwrap(), "Hi\n", &["--session", path.to_str().unwrap()]).succeeded();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 }
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_a_chat_that_nobody_types_in_and_the_session_keeps_what_there_was() {
+    use std::io::Read;
+    let home = Home::with_gguf_cpu();
+    let model = crate::terminal::endless_model(&home);
+    let path = home.path().join("talk.json");
+    let args = ["run", model.to_str().unwrap(), "-i", "-t", "0", "--max-tokens", "100000", "-c", "65536"];
+    let mut child = home
+        .command(args.into_iter().chain(["--session", path.to_str().unwrap()]))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.as_mut().unwrap().write_all(b"Go on.\nAnd on.\n").unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 8]).unwrap();
+    // SAFETY: the child is not reaped yet, so the id is its own.
+    assert_eq!(unsafe { libc::kill(child.id().try_into().unwrap(), libc::SIGINT) }, 0);
+    let run = Run::from(child.wait_with_output().unwrap());
+    assert_eq!(run.code, Some(130), "{}", run.stderr);
+    assert!(run.stderr.ends_with("interrupted\n"), "{}", run.stderr);
+    let kept = session(&path);
+    assert!(contents(&kept)[1].starts_with("!!!!!!!!"), "{kept:#}");
+}

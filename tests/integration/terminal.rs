@@ -24,7 +24,7 @@ impl Terminal {
         if Command::new("tmux").arg("-V").output().is_err() {
             let test = std::thread::current().name().unwrap_or_default().to_owned();
             // Not captured, so that a run without tmux shows what it left out.
-            let _ = write!(std::io::stderr(), "not run, because there is no tmux: {test}\n");
+            let _ = writeln!(std::io::stderr(), "not run, because there is no tmux: {test}");
             return None;
         }
         // What is run, with its environment, as a script: no shell's settings, and nothing to quote twice.
@@ -266,8 +266,22 @@ fn a_polite_kill_gives_the_terminal_back() {
     terminal.ends_in("\nechoed\nechoed");
 }
 
+#[test]
+fn a_history_that_cannot_be_kept_is_said_once_and_keeps_nobody_from_chatting() {
+    let home = Home::with_gguf_cpu();
+    std::fs::create_dir(home.path().join("history")).unwrap();
+    let Some(terminal) = chat(&home, &home.quantized("Q8_0"), &[]) else { return };
+    for _ in 0..2 {
+        terminal.enter("What does a dog say?");
+        terminal.ends_in(">>> What does a dog say?\nA dog says woof.\n\n>>>");
+        terminal.tmux(["send-keys", "/reset", "Enter"]);
+        terminal.ends_in("Forgot 1 turn.\n\n>>>");
+    }
+    assert_eq!(terminal.screen().matches("note: what you type is not kept in").count(), 1);
+}
+
 /// A model that says `!` and never ends: all its weights are zero, and the first token is the likeliest always.
-fn endless_model(home: &Home) -> PathBuf {
+pub fn endless_model(home: &Home) -> PathBuf {
     let folder = home.path().join("endless");
     copy_folder(&pajama_tiny(), &folder);
     let weights = folder.join("model.safetensors");

@@ -160,6 +160,10 @@ impl Chat<'_> {
         };
         let stopped = result.stats.finish_reason == FinishReason::Cancelled;
         if self.args.no_stream {
+            if stopped {
+                // The terminal shows `^C` in this line.
+                self.space();
+            }
             output::print(&shown(result.text.trim_end_matches('\n')));
         } else if stopped || !result.text.ends_with('\n') {
             output::print("");
