@@ -16,6 +16,8 @@ pub const HF_HUB_CACHE: &str = "HF_HUB_CACHE";
 pub const RUST_LOG: &str = "RUST_LOG";
 /// No colour, whatever its value.
 pub const NO_COLOR: &str = "NO_COLOR";
+/// The kind of terminal; on a `dumb` one lines are not edited.
+pub const TERM: &str = "TERM";
 
 /// The value of `name`, if it is set and not empty.
 pub fn value(name: &str) -> Option<std::ffi::OsString> {

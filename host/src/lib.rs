@@ -4,11 +4,13 @@
 //! [`worker`].
 //!
 //! - `config`, `env_vars`: settings and where they come from. `error`: what can go wrong, with hints.
-//! - `hardware`: this machine. `chat`: a model's own template. `cli`: one file per command.
+//! - `hardware`: this machine. `chat`: a model's own template. `conversation`: what a chat
+//!   remembers, and its file. `cli`: one file per command.
 
 pub mod chat;
 pub mod cli;
 pub mod config;
+pub mod conversation;
 pub mod env_vars;
 pub mod error;
 pub mod hardware;

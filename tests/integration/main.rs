@@ -14,4 +14,5 @@ mod plugin_listing;
 mod plugin_template;
 mod quality;
 mod quantizing;
+mod terminal;
 mod validating;

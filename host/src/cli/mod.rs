@@ -127,7 +127,7 @@ fn start_log(verbose: u8) {
     // A second start, in a test that calls `main` twice, keeps the first.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| progress::Log)
         .with_ansi(colour)
         .without_time()
         .with_target(false)
