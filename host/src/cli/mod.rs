@@ -6,6 +6,7 @@ mod config;
 mod doctor;
 mod info;
 mod interrupt;
+mod log;
 mod man;
 mod models;
 mod output;
@@ -76,7 +77,7 @@ enum Command {
 /// interrupted.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_log(cli.common.verbose);
+    log::start(cli.common.verbose);
     let done = Config::load(&cli.common.plugin_dir).map_err(Into::into).and_then(|config| match cli.command {
         Command::Quantize(args) => quantize::execute(&args, &cli.common, &config),
         Command::Run(args) => run::execute(args, &cli.common, config),
@@ -116,20 +117,4 @@ fn report(error: &anyhow::Error, json: bool) -> ExitCode {
         output::say(&format!("hint: {}", output::clean(&hint)));
     }
     code
-}
-
-fn start_log(verbose: u8) {
-    use tracing_subscriber::EnvFilter;
-    let default = ["warn", "info", "debug", "trace"][usize::from(verbose.min(3))];
-    let filter = EnvFilter::try_from_env(crate::env_vars::RUST_LOG).unwrap_or_else(|_| EnvFilter::new(default));
-    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr())
-        && crate::env_vars::value(crate::env_vars::NO_COLOR).is_none();
-    // A second start, in a test that calls `main` twice, keeps the first.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(|| progress::Log)
-        .with_ansi(colour)
-        .without_time()
-        .with_target(false)
-        .try_init();
 }
