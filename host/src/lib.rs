@@ -4,8 +4,9 @@
 //! [`worker`].
 //!
 //! - `config`, `env_vars`: settings and where they come from. `error`: what can go wrong, with hints.
-//! - `hardware`: this machine. `chat`: a model's own template. `cli`: one file per command.
+//! - [`benchmark`]: how fast that is. `hardware`: this machine. `chat`: a model's own template. `cli`: one file per command.
 
+pub mod benchmark;
 pub mod chat;
 pub mod cli;
 pub mod config;
