@@ -259,6 +259,7 @@ impl Bench<'_> {
                 }
             };
             run.tests.push(TestResult::new(test, outcome, beyond_training(&model, test)));
+            tracing::info!("{} on {}: {test} is done", run.name, model.backend);
             match fatal {
                 Some(error) => return Err(error),
                 None => note_memory(&model, run)?,

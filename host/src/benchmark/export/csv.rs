@@ -141,7 +141,7 @@ mod tests {
             (cell(0, "tokens_per_second_mean"), cell(0, "tokens_per_second_samples")),
             ("1.5".into(), "1;2".into())
         );
-        assert_eq!(cell(0, "time_to_first_token_ms_median"), "6");
+        assert_eq!(cell(0, "time_to_first_token_ms_median"), "6.0");
         assert_eq!((cell(1, "status"), cell(1, "reason")), ("skipped".into(), "no, \"never\"".into()));
         assert_eq!(
             (cell(2, "status"), cell(2, "reason"), cell(2, "test")),

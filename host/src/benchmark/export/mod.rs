@@ -22,6 +22,7 @@ tgN         N tokens generated one by one, by the time since the token before th
             choice of the likeliest token, and the conversion to text; the one-token prompt is not counted
 @ dN        N tokens are in the KV cache before, and neither they nor the time they took are counted
 t/s         tokens per second: mean of the repetitions ± their sample standard deviation
+ratio       mean tokens per second by those of the first row of the same test
 first token median time from the request to the first token of the answer
 load        from the start of the model's process until the model can answer; what the system has in its file cache
             loads faster
