@@ -14,22 +14,23 @@ pub use table::Table;
 use super::report::{Loaded, Measurement, Outcome, Report, Run, TestResult};
 use std::io;
 
-/// What each number includes; under the tables and in the command's help.
+/// What each number includes; under the tables and in the command's help, which is 100 columns wide where no terminal is.
 pub const LEGEND: &str = "\
-ppN         N random tokens of prompt, by the time from the request to the first token of the answer: processing them,
-            and choosing that token
-tgN         N tokens generated one by one, by the time since the token before them: each is a step of decoding, the
-            choice of the likeliest token, and the conversion to text; the one-token prompt is not counted
-@ dN        N tokens are in the KV cache before, and neither they nor the time they took are counted
+ppN         N random tokens of prompt, by the time from the request to the first token of the
+            answer: processing them, and choosing that token
+tgN         N tokens generated one by one, by the time since the first token of the answer: each
+            is a step of decoding, the choice of the likeliest token, and the conversion to
+            text; neither the prompt of one token nor that first token is counted
+@ dN        N tokens are in the KV cache before; neither they nor the time they took are counted
 t/s         tokens per second: mean of the repetitions ± their sample standard deviation
-ratio       mean tokens per second by those of the first row of the same test
+ratio       mean tokens per second, divided by that of the first row of the same test
 first token median time from the request to the first token of the answer
-load        from the start of the model's process until the model can answer; what the system has in its file cache
-            loads faster
-memory      weights, KV cache and compute buffers by the backend's account; peak is the most that the model's process
-            had in main memory, files that it has mapped included
-All times are taken beside the engine, in the model's process: neither tokenizing (prompts are token ids) nor the way to
-this program is in them.";
+load        from the start of the model's process until the model can answer; what the system
+            has in its file cache loads faster
+memory      weights, KV cache and compute buffers by the backend's account; peak is the most
+            that the model's process had in main memory, files that it has mapped included
+All times but that of loading are taken beside the engine, in the model's process: neither
+tokenizing (prompts are token ids) nor the way to this program is in them.";
 
 /// Writes a report in one format.
 pub trait Exporter {
@@ -147,9 +148,13 @@ fn heading(report: &Report) -> String {
         1 => "once".into(),
         count => format!("{count} times"),
     };
+    let threads = match settings.threads {
+        1 => "1 thread".into(),
+        count => format!("{count} threads"),
+    };
     format!(
-        "pajamas {}, {}, {}, {cpu}; {} threads, context of {} tokens, each test {times} {warm_up}",
-        report.pajamas_version, report.started_at, machine.platform, settings.threads, settings.context_length,
+        "pajamas {}, {}, {}, {cpu}; {threads}, context of {} tokens, each test {times} {warm_up}",
+        report.pajamas_version, report.started_at, machine.platform, settings.context_length,
     )
 }
 
