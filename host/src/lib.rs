@@ -4,9 +4,10 @@
 //! [`worker`].
 //!
 //! - `config`, `env_vars`: settings and where they come from. `error`: what can go wrong, with hints.
-//! - `hardware`: this machine. `chat`: a model's own template. `conversation`: what a chat
+//! - [`benchmark`]: how fast that is. `hardware`: this machine. `chat`: a model's own template. `conversation`: what a chat
 //!   remembers, and its file. `cli`: one file per command.
 
+pub mod benchmark;
 pub mod chat;
 pub mod cli;
 pub mod config;
