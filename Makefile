@@ -56,8 +56,9 @@ test: build $(if $(TEST_MLX),plugin-mlx) ## build everything and run every test 
 	$(TEST_MLX)
 	$(CARGO) test --release --locked --workspace -- --test-threads=1
 
-quality: build ## print the perplexity of each method beside transformers'
-	$(CARGO) test --release --locked -p pajamas-tests -- --nocapture quality::
+quality: build ## make the bundled model by every method, validate and measure each, and print the tables
+	$(CARGO) build --release --locked -p pajamas-tests --example quality_table
+	@"$(RELEASE)/examples/quality_table" "$(RELEASE)" tests/fixtures/pajama-tiny
 
 lint: deps ## formatting, clippy, documentation
 	$(CARGO) fmt --all --check
@@ -78,11 +79,13 @@ bench-mlx: build plugin-mlx
 	$(CARGO) build --release --locked -p pajamas-tests --example answer
 	@tests/bench/mlx.sh "$(RELEASE)" "$(TARGET_DIR)/bench"
 
-golden: ## recompute the golden files with transformers and mlx-lm (needs Python packages, see tests/oracle/README.md)
+golden: build ## recompute the golden files with transformers and mlx-lm (needs Python packages, see tests/oracle/README.md)
 	python3 tests/oracle/transformers_golden.py tests/fixtures/pajama-tiny tests/fixtures/golden
 	python3 tests/oracle/architectures_golden.py tests/fixtures/pajama-tiny tests/fixtures/golden
 	python3 tests/oracle/mlx_quantize_golden.py tests/fixtures/pajama-tiny tests/fixtures/golden/mlx-quantize.json
 	python3 tests/oracle/mlx_generation_golden.py tests/fixtures/pajama-tiny tests/fixtures/golden
+	$(CARGO) build --release --locked -p pajamas-tests --example logits
+	python3 tests/oracle/validate_golden.py "$(RELEASE)" tests/fixtures/pajama-tiny tests/fixtures/golden/validate.json
 
 install: build ## install the programs into $PREFIX/bin and the plugins into $PREFIX/plugins (default: ~/.pajamas)
 	install -d "$(PREFIX)/bin" "$(PREFIX)/plugins"

@@ -94,7 +94,7 @@ impl Pajamas {
         let bytes = number("/candidate/size_bytes");
         let speed = self.run(&["benchmark", path, "-p", "128", "-n", "64", "-r", "3"])?;
         let rate = |test: &str| {
-            let rows = speed["results"].as_array().into_iter().flatten();
+            let rows = speed["runs"][0]["tests"].as_array().into_iter().flatten();
             rows.filter(|row| row["test"] == test).find_map(|row| row["tokens_per_second"]["mean"].as_f64())
         };
         Ok(format!(
