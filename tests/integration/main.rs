@@ -3,6 +3,7 @@
 mod bad_input;
 mod chat;
 mod generation;
+mod info;
 mod interruption;
 mod misbehaving_plugins;
 mod mlx;

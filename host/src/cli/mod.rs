@@ -3,6 +3,7 @@
 mod benchmark;
 mod completions;
 mod config;
+mod describe;
 mod doctor;
 mod info;
 mod interrupt;

@@ -36,6 +36,54 @@ pub fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
+/// `text` harmless and on one line: for a cell or a value, where a line break could make up a line of its own.
+pub fn one_line(text: &str) -> String {
+    clean(text).replace(['\n', '\t'], " ")
+}
+
+/// A path or another word as a shell takes it.
+pub fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/\\:._-+,@".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+/// A moment for people, in UTC: `2025-11-23 16:05`. The argument counts seconds since 1970.
+pub fn date(unix_s: u64) -> String {
+    let (days, seconds) = (unix_s / 86_400, unix_s % 86_400);
+    // Days to a date of the Gregorian calendar: https://howardhinnant.github.io/date_algorithms.html#civil_from_days.
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}", seconds / 3600, seconds / 60 % 60)
+}
+
+/// A count for people: `494.0 M`, `7.62 G`.
+pub fn count(number: u64) -> String {
+    match number {
+        0..=99_999 => number.to_string(),
+        100_000..=999_999_999 => format!("{:.1} M", number as f64 / 1e6),
+        _ => format!("{:.2} G", number as f64 / 1e9),
+    }
+}
+
+/// Prints names and values in two columns, leaving out what has no value.
+pub fn fields(rows: &[(&str, Option<String>)]) {
+    let present = || rows.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+    let width = present().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    for (name, value) in present() {
+        print(format!("{name:<width$}  {}", one_line(value)).trim_end());
+    }
+}
+
 /// A size for people: `2.1 MiB`.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -56,7 +104,7 @@ pub fn table(rows: &[Vec<String>]) {
     let widths: Vec<usize> = (0..columns).map(width).collect();
     for row in rows {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        print(&clean(cells.join("  ").trim_end()));
+        print(&one_line(cells.join("  ").trim_end()));
     }
 }
 
@@ -75,5 +123,24 @@ mod tests {
         assert_eq!(size(999), "999 B");
         assert_eq!(size(2_211_616), "2.1 MiB");
         assert_eq!(clean("a\x1b[31mb\r"), "a\u{fffd}[31mb\u{fffd}");
+        assert_eq!(one_line("a\nb\tc"), "a b c");
+        assert_eq!((count(4608).as_str(), count(494_032_768).as_str()), ("4608", "494.0 M"));
+        assert_eq!(count(7_615_616_512), "7.62 G");
+    }
+
+    #[test]
+    fn dates_are_of_the_calendar() {
+        // By `date -u -d @N`.
+        assert_eq!(date(0), "1970-01-01 00:00");
+        assert_eq!(date(951_827_696), "2000-02-29 12:34");
+        assert_eq!(date(1_763_913_900), "2025-11-23 16:05");
+        assert_eq!(date(4_107_542_399), "2100-02-28 23:59");
+    }
+
+    #[test]
+    fn words_are_quoted_where_a_shell_would_break_them() {
+        assert_eq!(quoted("./acme-npu"), "./acme-npu");
+        assert_eq!(quoted("my plugins/it's"), r"'my plugins/it'\''s'");
+        assert_eq!(quoted(""), "''");
     }
 }

@@ -1,5 +1,9 @@
-//! Models on disk: [`source`] finds what a reference means, [`mod@format`] tells what is there, [`store`] keeps what was made.
+//! Models on disk: [`source`] finds what a reference means, [`hub`] does in Hugging Face's cache, [`mod@format`] tells what
+//! is there, [`describe`] all about it, [`store`] keeps what was made.
 
+pub mod describe;
 pub mod format;
+pub mod hub;
+pub mod safetensors;
 pub mod source;
 pub mod store;

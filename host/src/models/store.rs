@@ -26,12 +26,20 @@ pub struct Record {
     /// The recipe's options that it was made with, as a user writes them.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
+    /// When it was made, in seconds since 1970; 0 if unknown.
+    #[serde(default)]
+    pub created_unix_s: u64,
 }
 
 impl Record {
     /// What a user calls it: its file name without the extension.
     pub fn name(&self) -> &str {
         self.file.strip_suffix(&format!(".{}", self.format)).unwrap_or(&self.file)
+    }
+
+    /// Whether pajamas made it, and it is still what was made.
+    pub fn is_ours(&self) -> bool {
+        !self.method.is_empty()
     }
 }
 
@@ -59,6 +67,13 @@ fn record(config: &Config, path: &Path) -> Option<Record> {
         Some(record) if record.size_bytes == size_bytes => Some(Record { file, ..record }),
         _ => Some(Record { file, format, size_bytes, ..Record::default() }),
     }
+}
+
+/// The record of the artifact at `path`, if it lies in the store and was made by pajamas.
+pub fn record_of(config: &Config, path: &Path) -> Option<Record> {
+    let dir = config.models_dir().canonicalize().ok()?;
+    let inside = path.parent().and_then(|parent| parent.canonicalize().ok()).is_some_and(|parent| parent == dir);
+    record(config, path).filter(|record| inside && record.is_ours())
 }
 
 /// Bytes of the file at `path`, or of the files in that folder. Hidden ones do not count (a file manager may leave some),

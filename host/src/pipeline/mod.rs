@@ -143,6 +143,7 @@ pub fn quantize(
                 fingerprint,
                 size_bytes: store::size_on_disk(&target),
                 options: written,
+                created_unix_s: now_unix_s(),
             },
         )?;
     }
@@ -156,6 +157,11 @@ pub fn quantize(
         ratio,
         elapsed_ms: started.elapsed().as_secs_f64() * 1e3,
     })
+}
+
+/// Seconds since 1970; 0 on a machine whose clock is before that.
+fn now_unix_s() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 /// The format and name of the recipe that `options` come to, for `source`.
