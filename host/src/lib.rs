@@ -4,11 +4,13 @@
 //! [`worker`].
 //!
 //! - `config`, `env_vars`: settings and where they come from. `error`: what can go wrong, with hints.
-//! - `hardware`: this machine. `chat`: a model's own template. `cli`: one file per command.
+//! - `hardware`: this machine. `doctor`: is the installation sound. `chat`: a model's own template. `text`: sizes
+//!   and shell words. `cli`: one file per command.
 
 pub mod chat;
 pub mod cli;
 pub mod config;
+pub mod doctor;
 pub mod env_vars;
 pub mod error;
 pub mod hardware;
@@ -16,6 +18,7 @@ pub mod models;
 pub mod pipeline;
 pub mod plugins;
 pub mod runtime;
+pub mod text;
 pub mod worker;
 
 pub use error::{Error, Result};

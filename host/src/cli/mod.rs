@@ -78,22 +78,27 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(cli.common.verbose);
-    let done = Config::load(&cli.common.plugin_dir).map_err(Into::into).and_then(|config| match cli.command {
-        Command::Quantize(args) => quantize::execute(args, &cli.common, &config),
-        Command::Run(args) => run::execute(args, &cli.common, config),
-        Command::Validate(args) => validate::execute(&args, &cli.common, &config),
-        Command::Benchmark(args) => benchmark::execute(&args, &cli.common, &config),
-        Command::Plugins(command) => plugins::execute(&command, &cli.common, &config),
-        Command::Models(args) => models::execute(&args, &cli.common, &config),
-        Command::Info(args) => info::execute(&args, &cli.common, &config),
-        Command::Doctor(args) => doctor::execute(&args, &cli.common, &config),
-        Command::Config(args) => config::execute(&args, &cli.common, &config),
-        Command::Completions(args) => completions::execute(&args, &cli.common, &config),
-        Command::Man(args) => man::execute(&args, &cli.common, &config),
-    });
-    match done {
+    match dispatch(cli.command, &cli.common) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error, cli.common.json),
+    }
+}
+
+/// Runs the command. The settings are read where they are needed: what helps when they are broken must do without.
+fn dispatch(command: Command, common: &Common) -> anyhow::Result<()> {
+    let config = || Config::load(&common.plugin_dir);
+    match command {
+        Command::Quantize(args) => quantize::execute(args, common, &config()?),
+        Command::Run(args) => run::execute(args, common, config()?),
+        Command::Validate(args) => validate::execute(&args, common, &config()?),
+        Command::Benchmark(args) => benchmark::execute(&args, common, &config()?),
+        Command::Plugins(command) => plugins::execute(&command, common, &config()?),
+        Command::Models(args) => models::execute(&args, common, &config()?),
+        Command::Info(args) => info::execute(&args, common, &config()?),
+        Command::Doctor(args) => doctor::execute(&args, common),
+        Command::Config(args) => config::execute(&args, common),
+        Command::Completions(args) => completions::execute(&args),
+        Command::Man(args) => man::execute(&args, common),
     }
 }
 

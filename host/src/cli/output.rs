@@ -1,5 +1,7 @@
 //! What commands print: sizes, tables, JSON, and text from models' metadata made harmless.
 
+pub use crate::text::{quoted, size};
+
 use serde::Serialize;
 use std::io::Write;
 
@@ -41,16 +43,6 @@ pub fn one_line(text: &str) -> String {
     clean(text).replace(['\n', '\t'], " ")
 }
 
-/// A path or another word as a shell takes it.
-pub fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "/\\:._-+,@".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
 /// A moment for people, in UTC: `2025-11-23 16:05`. The argument counts seconds since 1970.
 pub fn date(unix_s: u64) -> String {
     let (days, seconds) = (unix_s / 86_400, unix_s % 86_400);
@@ -84,18 +76,6 @@ pub fn fields(rows: &[(&str, Option<String>)]) {
     }
 }
 
-/// A size for people: `2.1 MiB`.
-pub fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
-}
-
 /// Prints rows in columns as wide as their widest cell; the first row is the head.
 pub fn table(rows: &[Vec<String>]) {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
@@ -119,9 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_harmless_text() {
-        assert_eq!(size(999), "999 B");
-        assert_eq!(size(2_211_616), "2.1 MiB");
+    fn counts_and_harmless_text() {
         assert_eq!(clean("a\x1b[31mb\r"), "a\u{fffd}[31mb\u{fffd}");
         assert_eq!(one_line("a\nb\tc"), "a b c");
         assert_eq!((count(4608).as_str(), count(494_032_768).as_str()), ("4608", "494.0 M"));
@@ -135,12 +113,5 @@ mod tests {
         assert_eq!(date(951_827_696), "2000-02-29 12:34");
         assert_eq!(date(1_763_913_900), "2025-11-23 16:05");
         assert_eq!(date(4_107_542_399), "2100-02-28 23:59");
-    }
-
-    #[test]
-    fn words_are_quoted_where_a_shell_would_break_them() {
-        assert_eq!(quoted("./acme-npu"), "./acme-npu");
-        assert_eq!(quoted("my plugins/it's"), r"'my plugins/it'\''s'");
-        assert_eq!(quoted(""), "''");
     }
 }

@@ -1,6 +1,8 @@
-//! `pajamas plugins`: `list` shows every plugin file found, with its rank, status and reason; `new` begins another.
+//! `pajamas plugins`: `list` shows every plugin file found, with its rank, status and reason; `show` tells all
+//! about one; `new` begins another.
 
 mod new;
+mod show;
 
 use super::output;
 use crate::config::Config;
@@ -13,6 +15,8 @@ use serde::Serialize;
 pub enum Command {
     /// List every plugin file found, the best backend first, with its status and reason.
     List,
+    /// Show everything about one plugin: devices, options for `--set`, what it quantizes to.
+    Show(show::Args),
     /// Begin a new plugin: a folder with a complete backend in it, ready to be built and changed.
     New(new::Args),
 }
@@ -40,6 +44,7 @@ pub struct Row {
 pub fn execute(command: &Command, common: &super::Common, config: &Config) -> anyhow::Result<()> {
     match command {
         Command::List => list(common, config),
+        Command::Show(args) => show::execute(args, common, config),
         Command::New(args) => new::execute(args, common, config),
     }
 }

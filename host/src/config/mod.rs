@@ -2,6 +2,7 @@
 
 pub mod edit;
 pub mod keys;
+pub mod settings;
 
 use crate::env_vars::{self, PAJAMAS_BACKEND, PAJAMAS_HOME, PAJAMAS_PLUGIN_PATH};
 use crate::error::{Error, Result};
@@ -183,7 +184,7 @@ impl ConfigFile {
 }
 
 /// The settings file's name in the home folder.
-const FILE_NAME: &str = "config.toml";
+pub const FILE_NAME: &str = "config.toml";
 
 /// `PAJAMAS_HOME`, or `~/.pajamas`.
 ///

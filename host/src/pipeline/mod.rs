@@ -291,7 +291,10 @@ fn provenance(source: &Source, recipe: &Recipe, candidate: &Candidate) -> BTreeM
 }
 
 /// One writer to a target: the lock lives in the cache folder, so that nothing is left beside the target.
-fn lock(target: &Path, config: &Config) -> Result<File> {
+///
+/// # Errors
+/// When another process holds it.
+pub fn lock(target: &Path, config: &Config) -> Result<File> {
     let dir = config.cache_dir().join("locks");
     std::fs::create_dir_all(&dir).map_err(Error::io("creating", &dir))?;
     let key = Sha256::digest(target.as_os_str().as_encoded_bytes());

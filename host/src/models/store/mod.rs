@@ -1,5 +1,9 @@
 //! What was made and is kept: artifacts under `~/.pajamas/models`, each with a record beside it.
 
+mod remove;
+
+pub use remove::Removal;
+
 use super::format;
 use super::source::{self, Source};
 use crate::config::Config;
@@ -140,6 +144,7 @@ pub fn place(config: &Config, file: &str, extension: &str, origin: &str, fingerp
     config.models_dir().join(format!("{stem}-{}{extension}", &fingerprint[..8.min(fingerprint.len())]))
 }
 
-fn record_path(config: &Config, file: &str) -> PathBuf {
+/// Where the record of the artifact `file` is.
+pub fn record_path(config: &Config, file: &str) -> PathBuf {
     config.models_dir().join(Path::new(&format!("{file}.json")))
 }
