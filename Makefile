@@ -21,7 +21,7 @@ export CMAKE_C_COMPILER_LAUNCHER := ccache
 export CMAKE_CXX_COMPILER_LAUNCHER := ccache
 endif
 
-.PHONY: help deps build host plugins plugin-gguf-cpu plugin-mlx-quantize plugin-mlx demo test quality lint bench bench-gguf bench-mlx golden install clean
+.PHONY: help deps build host plugins plugin-gguf-cpu plugin-mlx-quantize plugin-mlx demo test quality lint bench bench-gguf bench-mlx golden reference install clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -83,6 +83,9 @@ golden: ## recompute the golden files with transformers and mlx-lm (needs Python
 	python3 tests/oracle/architectures_golden.py tests/fixtures/pajama-tiny tests/fixtures/golden
 	python3 tests/oracle/mlx_quantize_golden.py tests/fixtures/pajama-tiny tests/fixtures/golden/mlx-quantize.json
 	python3 tests/oracle/mlx_generation_golden.py tests/fixtures/pajama-tiny tests/fixtures/golden
+
+reference: ## write docs/reference/cli.md anew, from the program's own help
+	UPDATE_REFERENCE=1 $(CARGO) test --release --locked -p pajamas --lib reference
 
 install: build ## install the programs into $PREFIX/bin and the plugins into $PREFIX/plugins (default: ~/.pajamas)
 	install -d "$(PREFIX)/bin" "$(PREFIX)/plugins"

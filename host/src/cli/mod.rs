@@ -13,6 +13,8 @@ mod output;
 mod plugins;
 mod progress;
 mod quantize;
+#[cfg(test)]
+mod reference;
 mod run;
 mod validate;
 

@@ -174,6 +174,7 @@ fn memory(reply: Reply) -> Step<(MemoryUsage, u64)> {
 }
 
 /// What a reply means for the call it answers.
+#[allow(clippy::large_enum_variant, reason = "one at a time, handed from one function to the next")]
 enum Step<T> {
     /// More replies follow.
     Continue,
