@@ -3,13 +3,14 @@
 use crate::error::{Error, Result};
 use minijinja::{Environment, ErrorKind, Value, context};
 use pajamas_plugin_api::{ModelInfo, Prompt, TextSegment};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Instructions that a template may take: far more than any needs, and an end to one that loops.
 const FUEL: u64 = 10_000_000;
 
 /// One message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: String,

@@ -41,6 +41,8 @@ variables! {
     RUST_LOG;
     /// No colour, whatever its value.
     NO_COLOR;
+    /// The kind of terminal; on a `dumb` one lines are not edited.
+    TERM;
 }
 
 /// The value of `name`, if it is set and not empty.

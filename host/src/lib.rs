@@ -1,15 +1,16 @@
 //! pajamas as a library: what the `pajamas` binary is made of.
 //!
-//! A model goes [`models`] → [`pipeline`] → [`runtime`]; a plugin goes through the stages of [`plugins`]; what may crash runs in a
+//! A model goes [`models`] → [`pipeline`] → [`validate`], and [`runtime`] opens it; a plugin goes through the stages of [`plugins`]; what may crash runs in a
 //! [`worker`].
 //!
 //! - `config`, `env_vars`: settings and where they come from. `error`: what can go wrong, with hints.
-//! - `hardware`: this machine. `doctor`: is the installation sound. `chat`: a model's own template. `text`: sizes
-//!   and shell words. `cli`: one file per command.
+//! - `hardware`: this machine. `doctor`: is the installation sound. `chat`: a model's own template. `conversation`: what a
+//!   chat remembers, and its file. `text`: sizes and shell words. `cli`: one file per command.
 
 pub mod chat;
 pub mod cli;
 pub mod config;
+pub mod conversation;
 pub mod doctor;
 pub mod env_vars;
 pub mod error;
@@ -19,6 +20,7 @@ pub mod pipeline;
 pub mod plugins;
 pub mod runtime;
 pub mod text;
+pub mod validate;
 pub mod worker;
 
 pub use error::{Error, Result};

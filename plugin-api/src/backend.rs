@@ -33,6 +33,19 @@ pub trait Backend: Send + Sync + 'static {
     /// [`ErrorKind`](crate::ErrorKind) decides what the host tries next, so tell `OutOfMemory` and `InvalidModel` apart.
     fn load_model(&self, request: &LoadRequest, progress: &Progress, cancel: &CancelToken) -> Result<Box<dyn Model>>;
 
+    /// Memory that loading `request` would take, found without loading the weights: what [`Model::memory_usage`] would
+    /// say afterwards. For choosing a context length, or among models, before anything is loaded.
+    ///
+    /// The adapter has checked `request.options`. It should return within a second for small models. A model that does
+    /// not fit into this machine is no error here. A zero means unknown.
+    ///
+    /// # Errors
+    /// `Unsupported` by default; else those of [`Backend::load_model`].
+    fn forecast_memory(&self, request: &LoadRequest) -> Result<MemoryUsage> {
+        let _ = request;
+        Err(Error::unsupported("this backend does not forecast"))
+    }
+
     /// The quantizer that comes with this backend. It works without the backend's device.
     fn quantizer(&self) -> Option<&dyn Quantizer> {
         None

@@ -29,7 +29,7 @@ fn the_prompt_may_come_from_stdin_and_nothing_at_all_is_an_error() {
     child.stdin.take().unwrap().write_all(b"What does a cow say?\n").unwrap();
     let run = pajamas_tests::Run::from(child.wait_with_output().unwrap());
     assert_eq!(run.succeeded().stdout, "A cow says moo.\n");
-    home.run(["run", file.to_str().unwrap()]).failed_with("there is no prompt", "-p");
+    home.run(["run", file.to_str().unwrap()]).misused("there is no prompt", "-p");
 }
 
 #[test]

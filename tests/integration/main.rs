@@ -8,6 +8,8 @@ mod generation;
 mod help_and_json;
 mod info;
 mod interruption;
+#[cfg(target_os = "linux")]
+mod manners;
 mod misbehaving_plugins;
 mod mlx;
 mod mlx_quantizing;
@@ -17,3 +19,5 @@ mod plugin_listing;
 mod plugin_template;
 mod quality;
 mod quantizing;
+mod terminal;
+mod validating;

@@ -445,3 +445,29 @@ fn a_llama_is_the_same_from_its_folder_and_from_its_gguf_file() {
         assert!(apart < 1e-3 * greatest, "position {position}: {apart} apart, the greatest is {greatest}");
     }
 }
+
+#[test]
+fn a_hugging_face_folder_runs_as_it_is_and_forecasts_are_what_loading_takes() {
+    let Some(home) = home() else { return };
+    let plugin = plugin(&mlx_bundle().expect("as above").join(library_name("pajamas_mlx")));
+    for path in [pajama_tiny(), quantized(&home, &["--bits", "4"])] {
+        for context in [300, 512] {
+            let mut request = LoadRequest::new(&path);
+            request.context_length = Some(context);
+            let forecast = plugin.forecast_memory(&request).unwrap();
+            let model = plugin.load_model(&request, &|_| (), &CancelToken::never()).unwrap();
+            // A session keeps its cache; without one, nothing would be left to look at.
+            let prompt = Prompt::Tokens((0..context - 2).map(|n| n % 1000).collect());
+            let request = GenerateRequest { session: Some(1), ..greedy(prompt, 1) };
+            model.generate(&request, &CancelToken::never()).unwrap();
+            // The engine's thread says so just after the answer's end.
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+            let mut used = model.memory_usage().unwrap();
+            while used.kv_cache_bytes == 0 && std::time::Instant::now() < deadline {
+                used = model.memory_usage().unwrap();
+            }
+            assert_eq!(forecast.weights_bytes, used.weights_bytes, "{}", path.display());
+            assert_eq!(forecast.kv_cache_bytes, used.kv_cache_bytes, "{}", path.display());
+        }
+    }
+}

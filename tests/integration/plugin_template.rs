@@ -74,7 +74,7 @@ fn its_option_changes_the_text_and_a_wrong_one_is_explained() {
     let story = |extra: &[&str]| seeded(extra).succeeded().stdout.clone();
     assert_eq!(story(&[]), story(&["--set", "sharpness=1"]));
     assert_ne!(story(&[]), story(&["--set", "sharpness=0.5"]));
-    seeded(&["--set", "sharpnes=1"]).failed_with("unknown option `sharpnes`", "did you mean `sharpness`?");
+    seeded(&["--set", "sharpnes=1"]).misused("unknown option `sharpnes`", "did you mean `sharpness`?");
     let refused = seeded(&["--set", "sharpness=99"]);
     assert!(refused.stderr.contains("option `sharpness` is `99`, expected a number from 0.1 to 10"), "{refused:?}");
     seeded(&["--context-length", "8"]).failed_with("do not fit the context of 8", "--context-length");

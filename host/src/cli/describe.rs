@@ -7,6 +7,7 @@ use crate::models::describe::{self, Description, TensorType};
 use crate::models::source;
 use crate::plugins::{self, Candidate, rank};
 use crate::runtime::forecast::{self, Forecast, Need};
+use crate::validate::Summary;
 use serde::Serialize;
 
 #[derive(Debug, Serialize)]
@@ -74,6 +75,7 @@ fn print(report: &Report) {
         ("tokenizer", model.tokenizer.clone()),
         ("chat template", Some(if model.chat_template { "yes" } else { "no" }.into())),
         ("licence", model.license.clone()),
+        ("quality", model.validation.as_ref().map(quality)),
     ]);
     if !model.provenance.is_empty() {
         output::print("\nProvenance");
@@ -87,6 +89,17 @@ fn print(report: &Report) {
     if let Some(memory) = &report.memory {
         print_memory(memory);
     }
+}
+
+fn quality(summary: &Summary) -> String {
+    format!(
+        "{}: perplexity {:+.2} %, mean KL divergence {:.4}, the same likeliest token in {:.1} % of {} positions",
+        if summary.passed { "passed" } else { "failed" },
+        summary.perplexity_change * 100.0,
+        summary.kld_mean,
+        summary.top1 * 100.0,
+        summary.tokens,
+    )
 }
 
 fn tensors(types: &[TensorType]) -> Option<String> {

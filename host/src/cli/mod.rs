@@ -7,6 +7,7 @@ mod describe;
 mod doctor;
 mod info;
 mod interrupt;
+mod log;
 mod man;
 mod models;
 mod output;
@@ -58,9 +59,8 @@ enum Command {
     Validate(validate::Args),
     /// Measure speed, time to first token, load time and memory.
     Benchmark(benchmark::Args),
-    /// Show the backends that are installed.
-    #[command(subcommand)]
-    Plugins(plugins::Command),
+    /// List or show the plugins that are installed, or begin a new one.
+    Plugins(plugins::Args),
     /// List, show or remove the models that were made.
     Models(models::Args),
     /// Show this machine, its backends and the models that were made; or all about one model.
@@ -79,7 +79,7 @@ enum Command {
 /// interrupted.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_log(cli.common.verbose);
+    log::start(cli.common.verbose);
     match dispatch(cli.command, &cli.common) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error, cli.common.json),
@@ -90,11 +90,11 @@ pub fn main() -> ExitCode {
 fn dispatch(command: Command, common: &Common) -> anyhow::Result<()> {
     let config = || Config::load(&common.plugin_dir);
     match command {
-        Command::Quantize(args) => quantize::execute(args, common, &config()?),
+        Command::Quantize(args) => quantize::execute(&args, common, &config()?),
         Command::Run(args) => run::execute(args, common, config()?),
         Command::Validate(args) => validate::execute(&args, common, &config()?),
         Command::Benchmark(args) => benchmark::execute(&args, common, &config()?),
-        Command::Plugins(command) => plugins::execute(&command, common, &config()?),
+        Command::Plugins(args) => plugins::execute(&args, common, &config()?),
         Command::Models(args) => models::execute(&args, common, &config()?),
         Command::Info(args) => info::execute(&args, common, &config()?),
         Command::Doctor(args) => doctor::execute(&args, common),
@@ -124,20 +124,4 @@ fn report(error: &anyhow::Error, json: bool) -> ExitCode {
         output::say(&format!("hint: {}", output::clean(&hint)));
     }
     code
-}
-
-fn start_log(verbose: u8) {
-    use tracing_subscriber::EnvFilter;
-    let default = ["warn", "info", "debug", "trace"][usize::from(verbose.min(3))];
-    let filter = EnvFilter::try_from_env(crate::env_vars::RUST_LOG).unwrap_or_else(|_| EnvFilter::new(default));
-    let colour = std::io::IsTerminal::is_terminal(&std::io::stderr())
-        && crate::env_vars::value(crate::env_vars::NO_COLOR).is_none();
-    // A second start, in a test that calls `main` twice, keeps the first.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colour)
-        .without_time()
-        .with_target(false)
-        .try_init();
 }

@@ -3,6 +3,7 @@
 use super::{describe, output};
 use crate::config::Config;
 use crate::models::store::{self, Record, Removal};
+use crate::validate::Summary;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -52,6 +53,7 @@ struct Row {
     source: String,
     options: BTreeMap<String, String>,
     created_unix_s: u64,
+    validation: Option<Summary>,
 }
 
 #[derive(Debug, Serialize)]
@@ -81,6 +83,7 @@ fn list(common: &super::Common, config: &Config) -> anyhow::Result<()> {
         source: record.source,
         options: record.options,
         created_unix_s: record.created_unix_s,
+        validation: record.validation,
     };
     let rows: Vec<Row> = store::list(config).into_iter().map(row).collect();
     if common.json {
@@ -92,11 +95,14 @@ fn list(common: &super::Common, config: &Config) -> anyhow::Result<()> {
         return Ok(());
     }
     let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
-    let mut cells = vec![["NAME", "FORMAT", "METHOD", "SIZE", "MADE FROM", "WHEN (UTC)"].map(String::from).to_vec()];
+    let mut cells =
+        vec![["NAME", "FORMAT", "METHOD", "SIZE", "QUALITY", "MADE FROM", "WHEN (UTC)"].map(String::from).to_vec()];
     cells.extend(rows.iter().map(|row| {
         let when = if row.created_unix_s == 0 { "-".into() } else { output::date(row.created_unix_s) };
         let size = output::size(row.size_bytes);
-        vec![row.name.clone(), row.format.clone(), or_dash(&row.method), size, or_dash(&row.source), when]
+        let quality = row.validation.as_ref().map_or("-", |summary| if summary.passed { "passed" } else { "failed" });
+        let (method, source) = (or_dash(&row.method), or_dash(&row.source));
+        vec![row.name.clone(), row.format.clone(), method, size, quality.into(), source, when]
     }));
     output::table(&cells);
     Ok(())

@@ -21,7 +21,29 @@ pub fn print(line: &str) {
 
 /// Says a line on stderr; when nobody listens, that is no failure.
 pub fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", painted(line));
+}
+
+/// `line` with the word that it begins with in colour, where stderr is a terminal that shows colours and the user has
+/// not said no (`NO_COLOR`).
+pub fn painted(line: &str) -> String {
+    const WORDS: [(&str, anstyle::AnsiColor); 3] = [
+        ("error", anstyle::AnsiColor::Red),
+        ("warning", anstyle::AnsiColor::Yellow),
+        ("hint", anstyle::AnsiColor::Cyan),
+    ];
+    let word = WORDS.iter().find_map(|(word, colour)| Some((word, line.strip_prefix(word)?, colour)));
+    match word.filter(|(_, rest, _)| rest.starts_with(':')) {
+        Some((word, rest, colour)) if colours_on_stderr() => {
+            let style = colour.on_default().bold();
+            format!("{style}{word}{style:#}{rest}")
+        }
+        _ => line.to_owned(),
+    }
+}
+
+fn colours_on_stderr() -> bool {
+    anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never
 }
 
 /// Ends the program because its stdout is gone: quietly when a reader closed it, else as a failure (a full disk).

@@ -10,10 +10,16 @@ use crate::plugins::{self, Candidate, Status};
 use pajamas_plugin_api::Availability;
 use serde::Serialize;
 
-/// What `pajamas plugins` can do.
+/// What `pajamas plugins` takes.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
 #[derive(Debug, clap::Subcommand)]
-pub enum Command {
-    /// List every plugin file found, the best backend first, with its status and reason.
+enum Action {
+    /// List every plugin file found, the best backend first, with its status and reason (the default).
     List,
     /// Show everything about one plugin: devices, options for `--set`, what it quantizes to.
     Show(show::Args),
@@ -41,11 +47,11 @@ pub struct Row {
 }
 
 /// Runs the command.
-pub fn execute(command: &Command, common: &super::Common, config: &Config) -> anyhow::Result<()> {
-    match command {
-        Command::List => list(common, config),
-        Command::Show(args) => show::execute(args, common, config),
-        Command::New(args) => new::execute(args, common, config),
+pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::Result<()> {
+    match args.action.as_ref().unwrap_or(&Action::List) {
+        Action::List => list(common, config),
+        Action::Show(args) => show::execute(args, common, config),
+        Action::New(args) => new::execute(args, common, config),
     }
 }
 

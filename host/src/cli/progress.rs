@@ -5,7 +5,32 @@ use crate::pipeline::Artifact;
 use crate::runtime::open::Observer;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pajamas_plugin_api::ProgressUpdate;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
+use std::sync::Mutex;
+
+/// The bar on the screen, for the log to write above it.
+static SHOWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+fn set_shown(bar: Option<ProgressBar>) {
+    if let Ok(mut shown) = SHOWN.lock() {
+        *shown = bar;
+    }
+}
+
+/// Stderr for the log: a bar that is on the screen makes room for each piece.
+pub struct Log;
+
+impl Write for Log {
+    fn write(&mut self, piece: &[u8]) -> std::io::Result<usize> {
+        let shown = SHOWN.lock().ok().and_then(|shown| shown.clone());
+        let write = || std::io::stderr().write(piece);
+        shown.map_or_else(write, |bar| bar.suspend(write))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}
 
 /// A bar that follows [`ProgressUpdate`]s; it goes away when dropped.
 pub struct Bar(ProgressBar);
@@ -19,6 +44,7 @@ impl Bar {
         if let Ok(style) = ProgressStyle::with_template("{prefix:>12} [{bar:30}] {percent:>3}% {wide_msg}") {
             bar.set_style(style.progress_chars("=> "));
         }
+        set_shown(Some(bar.clone()));
         Self(bar)
     }
 
@@ -36,6 +62,7 @@ impl Bar {
 
     /// Takes the bar off the screen.
     pub fn clear(&self) {
+        set_shown(None);
         self.0.finish_and_clear();
     }
 }

@@ -2,11 +2,22 @@
 
 use super::interrupt::Interrupt;
 use super::output;
-use super::progress::Bar;
+use super::progress::Console;
+use super::validate::{LimitArgs, in_short, tokens, too_low};
 use crate::config::Config;
+use crate::error::Error;
+use crate::models::source::Source;
 use crate::models::{format, source};
 use crate::pipeline::{self, Artifact, QuantizeOptions};
+use crate::runtime::open::{Observer, OpenOptions};
+use crate::validate::text::Text;
+use crate::validate::{self, Host, Report, ValidateOptions};
+use pajamas_plugin_api::CancelToken;
+use serde::Serialize;
 use std::path::PathBuf;
+
+/// Tokens that a new model is measured on by default: enough to notice damage, and seconds for a small model.
+const TOKENS: usize = 2048;
 
 /// What `pajamas quantize` takes.
 #[derive(Debug, clap::Args)]
@@ -38,43 +49,134 @@ pub struct Args {
     /// Keep the output tensor at the source's precision.
     #[arg(long)]
     leave_output_tensor: bool,
+    /// Measure the model against its source, and fail when that cannot be done [default: measure if it can be done].
+    #[arg(long, overrides_with = "no_validate")]
+    validate: bool,
+    /// Do not measure the model against its source.
+    #[arg(long)]
+    no_validate: bool,
+    /// A file of UTF-8 text to measure on [default: `validation.txt` in the source's folder, else the bundled text].
+    #[arg(long, value_name = "FILE", conflicts_with = "no_validate")]
+    text: Option<PathBuf>,
+    /// Tokens of the text to read at the most.
+    #[arg(long, value_name = "N", default_value_t = TOKENS, value_parser = tokens, conflicts_with = "no_validate")]
+    tokens: usize,
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+/// What is printed as JSON.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    #[serde(flatten)]
+    artifact: Artifact,
+    /// How good it is; none if that was not measured.
+    validation: Option<Report>,
+    /// Why it was not measured; empty when it was.
+    not_validated: String,
 }
 
 impl Args {
-    fn into_options(self) -> QuantizeOptions {
+    /// Whether the user wants a measurement or an error.
+    fn must_validate(&self) -> bool {
+        self.validate || self.text.is_some() || self.limits.given()
+    }
+
+    fn options(&self) -> QuantizeOptions {
         let group_size = self.group_size.map(|size| ("group_size".to_owned(), size.to_string()));
         let leave = self.leave_output_tensor.then(|| ("leave_output_tensor".to_owned(), "true".to_owned()));
         QuantizeOptions {
             // Both are words of MLX alone; a method tells its format itself.
-            format: self.format.or_else(|| {
+            format: self.format.clone().or_else(|| {
                 let mlx = self.bits.is_some() || (self.group_size.is_some() && self.method.is_none());
                 mlx.then(|| format::MLX.into())
             }),
-            method: self.method.or_else(|| self.bits.map(|bits| format!("{bits}bit"))),
-            output_dir: self.output,
-            name: self.name,
-            options: self.set.into_iter().chain(group_size).chain(leave).collect(),
+            method: self.method.clone().or_else(|| self.bits.map(|bits| format!("{bits}bit"))),
+            output_dir: self.output.clone(),
+            name: self.name.clone(),
+            options: self.set.iter().cloned().chain(group_size).chain(leave).collect(),
         }
     }
 }
 
 /// Runs the command.
-pub fn execute(args: Args, common: &super::Common, config: &Config) -> anyhow::Result<()> {
+pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::Result<()> {
     let source = source::resolve(&args.model, config)?;
-    let model = args.model.clone();
-    let options = args.into_options();
     let candidates = crate::plugins::survey(config);
     let interrupt = Interrupt::install()?;
-    let bar = Bar::new();
-    let artifact =
-        pipeline::quantize(&source, &options, &candidates, config, &|update| bar.update(update), &interrupt.begin())?;
-    bar.clear();
-    if common.json {
-        return output::json(&artifact);
+    let console = Console::new(&args.model);
+    let progress = |update: &_| console.progress(update);
+    let cancel = interrupt.begin();
+    let artifact = pipeline::quantize(&source, &args.options(), &candidates, config, &progress, &cancel)?;
+    console.clear();
+    if !common.json {
+        summarize(&artifact, &args.model);
     }
-    summarize(&artifact, &model);
-    output::print(&artifact.path.display().to_string());
-    Ok(())
+    let path = artifact.path.display().to_string();
+    let host = Host { candidates: &candidates, config, observer: &console };
+    let measured = if args.no_validate || !(config.validate || args.must_validate()) {
+        Ok(Err("it was not asked for".to_owned()))
+    } else {
+        measure(args, &source, &artifact, &host, &cancel)
+    };
+    console.clear();
+    let (validation, not_validated) = match measured {
+        Ok(Ok(report)) => (Some(report), String::new()),
+        Ok(Err(reason)) => (None, reason),
+        Err(error) => {
+            // Whatever became of the measurement, the model is there.
+            if !common.json {
+                output::print(&path);
+            }
+            output::say(&format!("note: the model is finished: {path}"));
+            return Err(error.into());
+        }
+    };
+    let outcome = Outcome { artifact, validation, not_validated };
+    if common.json {
+        output::json(&outcome)?;
+    } else {
+        if let Some(report) = &outcome.validation {
+            in_short(report).iter().for_each(|line| output::say(&output::clean(line)));
+        } else if !args.no_validate && config.validate {
+            output::say(&format!("  note   not validated: {}", output::clean(&outcome.not_validated)));
+        }
+        output::print(&path);
+    }
+    match &outcome.validation {
+        Some(report) if report.verdict.as_ref().is_some_and(|verdict| !verdict.passed) => Err(too_low(report).into()),
+        _ => Ok(()),
+    }
+}
+
+/// Measures `artifact` against `source`; the inner error is the reason why that cannot be done here, where the user did not
+/// insist on it.
+fn measure(
+    args: &Args,
+    source: &Source,
+    artifact: &Artifact,
+    host: &Host<'_>,
+    cancel: &CancelToken,
+) -> Result<Result<Report, String>, Error> {
+    let open = OpenOptions { fallback: true, ..OpenOptions::default() };
+    let options = ValidateOptions {
+        open: open.clone(),
+        reference_open: open,
+        text: args.text.clone().map(Text::File),
+        tokens: args.tokens,
+        window: None,
+        limits: args.limits.limits(),
+    };
+    let made = Source { path: artifact.path.clone(), format: artifact.format.clone(), hub: None, ..source.clone() };
+    // The backend that the user prefers may run other formats only.
+    let config = Config { backend: None, ..host.config.clone() };
+    let host = Host { config: &config, ..*host };
+    match validate::validate(&made, Some((&args.model, source)), &options, &host, cancel) {
+        Ok(report) => Ok(Ok(report)),
+        Err(Error::Interrupted) => Err(Error::Interrupted),
+        Err(error) if args.must_validate() => Err(error),
+        Err(error) => Ok(Err(error.to_string())),
+    }
 }
 
 /// Tells on stderr what was made.

@@ -40,7 +40,7 @@ impl Kind {
 }
 
 /// Every key, in the order to show them in.
-pub const KEYS: [Key; 7] = [
+pub const KEYS: [Key; 8] = [
     Key {
         name: "backend",
         kind: Kind::Text,
@@ -70,6 +70,12 @@ pub const KEYS: [Key; 7] = [
         kind: Kind::Text,
         default: "Q4_K_M for GGUF, 4bit for MLX",
         help: "The quantization method where none is named.",
+    },
+    Key {
+        name: "validate",
+        kind: Kind::Switch,
+        default: "true",
+        help: "Whether `pajamas quantize` validates what it made.",
     },
     Key {
         name: "plugin_dirs",

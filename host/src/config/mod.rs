@@ -25,6 +25,8 @@ pub struct ConfigFile {
     pub context_length: Option<u32>,
     /// The quantization method to use by default.
     pub method: Option<String>,
+    /// Whether `quantize` validates what it made; true by default.
+    pub validate: Option<bool>,
     /// Further plugin folders.
     pub plugin_dirs: Vec<PathBuf>,
     /// Seconds that a plugin may take to answer a probe, at least 1.
@@ -73,6 +75,8 @@ pub struct Config {
     pub context_length: Option<u32>,
     /// The quantization method to use where none is named.
     pub method: Option<String>,
+    /// Whether `quantize` validates what it made.
+    pub validate: bool,
     /// Seconds that a plugin may take to answer a probe.
     pub probe_timeout_s: u64,
     /// Where the values came from.
@@ -146,6 +150,7 @@ impl Config {
             threads: file.threads,
             context_length: file.context_length,
             method: file.method,
+            validate: file.validate.unwrap_or(true),
             probe_timeout_s: file.probe_timeout_s.unwrap_or(10),
             origins: Origins { home: home_origin, plugin_dirs: dir_origins, keys },
         }
@@ -176,6 +181,7 @@ impl ConfigFile {
             ("threads", self.threads.is_some()),
             ("context_length", self.context_length.is_some()),
             ("method", self.method.is_some()),
+            ("validate", self.validate.is_some()),
             ("plugin_dirs", !self.plugin_dirs.is_empty()),
             ("probe_timeout_s", self.probe_timeout_s.is_some()),
         ];
@@ -253,8 +259,7 @@ mod tests {
 
     #[test]
     fn every_key_that_is_offered_is_read() {
-        let full =
-            "backend='a'\nfallback=true\nthreads=1\ncontext_length=2\nmethod='m'\nplugin_dirs=['d']\nprobe_timeout_s=3";
+        let full = "backend='a'\nfallback=true\nthreads=1\ncontext_length=2\nmethod='m'\nvalidate=true\nplugin_dirs=['d']\nprobe_timeout_s=3";
         let file = parse(full).unwrap();
         assert_eq!(file.set_keys().collect::<Vec<_>>(), keys::names().collect::<Vec<_>>());
     }

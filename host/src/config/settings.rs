@@ -59,6 +59,7 @@ fn value(key: &str, config: &Config) -> Value {
         "threads" => config.threads.into(),
         "context_length" => config.context_length.into(),
         "method" => config.method.clone().into(),
+        "validate" => config.validate.into(),
         "probe_timeout_s" => config.probe_timeout_s.into(),
         // The file's own: the other plugin folders come from elsewhere.
         _ => {
@@ -81,12 +82,13 @@ mod tests {
             threads: Some(3),
             context_length: Some(4),
             method: Some("Q8_0".into()),
+            validate: Some(false),
             plugin_dirs: vec!["d".into()],
             probe_timeout_s: Some(5),
             ..ConfigFile::default()
         };
         let config = Config::resolve("/h".into(), Origin::Default, file, &[]);
         let lines: Vec<_> = all(&config).iter().skip(1).filter_map(Setting::lines).flatten().collect();
-        assert_eq!(lines, ["false", "3", "4", "Q8_0", "/h/d", "5"]);
+        assert_eq!(lines, ["false", "3", "4", "Q8_0", "false", "/h/d", "5"]);
     }
 }

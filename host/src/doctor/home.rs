@@ -27,15 +27,24 @@ pub(super) fn check(home: &Path, origin: &Origin) -> Vec<Check> {
         let remedy = format!("chmod u+rwx {}", shell(home));
         return vec![Check::problem(HOME, format!("{shown} cannot be read: {error}"), remedy)];
     }
-    let mut checks: Vec<Check> = owner(home, &shown, &metadata).into_iter().collect();
-    if !writable(home) {
-        let remedy = format!("chmod u+rwx {}", shell(home));
-        checks.push(Check::problem(HOME, format!("{shown} cannot be written to"), remedy));
+    vec![rights(home, &shown, &metadata)]
+}
+
+/// Another user's folder works as far as its rights go, and its plugins are not trusted.
+fn rights(home: &Path, shown: &str, metadata: &std::fs::Metadata) -> Check {
+    let chmod = format!("chmod u+rwx {}", shell(home));
+    match (owner_besides_user(metadata), writable(home)) {
+        (None, true) => Check::ok(HOME, shown),
+        (None, false) => Check::problem(HOME, format!("{shown} cannot be written to"), chmod),
+        (Some((owner, user)), writable) => {
+            let found = format!("{shown} belongs to another user (uid {owner})");
+            let chown = format!("sudo chown -R {user} {}", shell(home));
+            match writable {
+                true => Check::warning(HOME, found, chown),
+                false => Check::problem(HOME, found + " and cannot be written to", chown),
+            }
+        }
     }
-    if checks.is_empty() {
-        checks.push(Check::ok(HOME, shown));
-    }
-    checks
 }
 
 fn to_be_made(home: &Path, shown: &str) -> Check {
@@ -51,20 +60,17 @@ fn to_be_made(home: &Path, shown: &str) -> Check {
     }
 }
 
-/// Another user's folder works as far as its rights go, and its plugins are not trusted.
+/// The owner and this user, where they are not the same.
 #[cfg(unix)]
-fn owner(home: &Path, shown: &str, metadata: &std::fs::Metadata) -> Option<Check> {
+fn owner_besides_user(metadata: &std::fs::Metadata) -> Option<(u32, u32)> {
     use std::os::unix::fs::MetadataExt;
     // SAFETY: geteuid has no preconditions.
     let user = unsafe { libc::geteuid() };
-    (metadata.uid() != user).then(|| {
-        let found = format!("{shown} belongs to another user (uid {})", metadata.uid());
-        Check::warning(HOME, found, format!("sudo chown -R {user} {}", shell(home)))
-    })
+    (metadata.uid() != user).then(|| (metadata.uid(), user))
 }
 
 #[cfg(not(unix))]
-fn owner(_: &Path, _: &str, _: &std::fs::Metadata) -> Option<Check> {
+fn owner_besides_user(_: &std::fs::Metadata) -> Option<(u32, u32)> {
     None
 }
 

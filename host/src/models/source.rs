@@ -22,6 +22,13 @@ pub struct Source {
     pub hub: Option<(String, String)>,
 }
 
+impl Source {
+    /// What a user can write to mean it: the id, or the path.
+    pub fn display(&self) -> String {
+        self.hub.as_ref().map_or_else(|| self.path.display().to_string(), |(id, _)| id.clone())
+    }
+}
+
 /// Finds the model that `reference` means.
 ///
 /// # Errors

@@ -4,9 +4,9 @@ mod publish;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::models::format;
 use crate::models::source::{self, Source};
 use crate::models::store::{self, Record};
+use crate::models::{format, provenance};
 use crate::plugins::Candidate;
 use crate::worker::client::Worker;
 use crate::worker::protocol::{Reply, Request};
@@ -121,7 +121,10 @@ pub fn quantize(
     job.source_format.clone_from(&source.format);
     job.threads = config.threads;
     job.options = recipe_options;
-    job.provenance = provenance(source, &recipe, candidate);
+    job.provenance = origin_keys(source, &recipe, candidate);
+    if recipe.format == format::GGUF {
+        job.provenance.insert(provenance::VALIDATION.into(), provenance::room_for_validation());
+    }
     std::fs::create_dir(&job.scratch_dir).map_err(Error::io("creating", &job.scratch_dir))?;
     let (report, worker) = run_worker(candidate, &job, config, progress, cancel)?;
     if options.output_dir.is_none() {
@@ -144,6 +147,7 @@ pub fn quantize(
                 size_bytes: store::size_on_disk(&target),
                 options: written,
                 created_unix_s: now_unix_s(),
+                validation: None,
             },
         )?;
     }
@@ -276,7 +280,7 @@ fn checked_name(name: &str) -> Result<String> {
     Ok(name.to_owned())
 }
 
-fn provenance(source: &Source, recipe: &Recipe, candidate: &Candidate) -> BTreeMap<String, String> {
+fn origin_keys(source: &Source, recipe: &Recipe, candidate: &Candidate) -> BTreeMap<String, String> {
     let version = candidate.manifest.as_ref().map_or_else(String::new, |m| m.version.to_string());
     let mut keys = vec![
         ("pajamas.version", env!("CARGO_PKG_VERSION").to_owned()),

@@ -1,14 +1,12 @@
 //! Gives a finished artifact its name: durable first, and never over something that pajamas did not make.
 
 use crate::error::{Error, Result};
+use crate::models::provenance::FILE as PROVENANCE;
 use pajamas_plugin_api::ArtifactKind;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-
-/// The file in a folder artifact that tells where it came from. A folder with it is one that pajamas made.
-const PROVENANCE: &str = "pajamas.json";
 
 /// A file is replaced by one of the same name; a folder by a folder, and only if pajamas made it.
 ///

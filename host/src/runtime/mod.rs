@@ -67,6 +67,17 @@ impl Engine {
         }
     }
 
+    /// As [`Model::detokenize`](pajamas_plugin_api::Model::detokenize).
+    ///
+    /// # Errors
+    /// The plugin's.
+    pub fn detokenize(&self, tokens: &[u32]) -> Result<Vec<u8>> {
+        match self {
+            Self::InProcess(model) => model.detokenize(tokens).map_err(Error::from),
+            Self::Isolated(model) => model.detokenize(tokens),
+        }
+    }
+
     /// As [`Model::logits`](pajamas_plugin_api::Model::logits).
     ///
     /// # Errors

@@ -44,7 +44,7 @@ impl RemoteModel {
                 Step::Continue
             }
             Reply::Loaded(info) => Step::Done(*info),
-            other => Step::Confused(other),
+            other => Step::Confused(Box::new(other)),
         };
         let info = call(&mut worker, &load, cancel, on_reply)?;
         Ok(Self { worker: Mutex::new(worker), info })
@@ -72,7 +72,7 @@ impl RemoteModel {
                 ControlFlow::Break(()) => Step::Stop,
             },
             Reply::Generated(stats) => Step::Done(stats),
-            other => Step::Confused(other),
+            other => Step::Confused(Box::new(other)),
         })
     }
 
@@ -84,7 +84,7 @@ impl RemoteModel {
         let request = Request::Tokenize { text: text.into(), add_special, parse_special };
         self.call(&request, &CancelToken::never(), &mut |reply| match reply {
             Reply::Tokens(tokens) => Step::Done(tokens),
-            other => Step::Confused(other),
+            other => Step::Confused(Box::new(other)),
         })
     }
 
@@ -96,7 +96,7 @@ impl RemoteModel {
         let request = Request::Detokenize { tokens: tokens.to_vec() };
         self.call(&request, &CancelToken::never(), &mut |reply| match reply {
             Reply::Text(bytes) => Step::Done(bytes),
-            other => Step::Confused(other),
+            other => Step::Confused(Box::new(other)),
         })
     }
 
@@ -128,7 +128,7 @@ impl RemoteModel {
                 }
             }
             Reply::RowsEnd => Step::Done(()),
-            other => Step::Confused(other),
+            other => Step::Confused(Box::new(other)),
         });
         match end {
             // The worker knows one way only to stop.
@@ -169,12 +169,11 @@ pub fn forecast(plugin: &Path, request: &LoadRequest, config: &Config) -> Result
 fn memory(reply: Reply) -> Step<(MemoryUsage, u64)> {
     match reply {
         Reply::Memory { usage, peak_bytes } => Step::Done((usage, peak_bytes)),
-        other => Step::Confused(other),
+        other => Step::Confused(Box::new(other)),
     }
 }
 
 /// What a reply means for the call it answers.
-#[allow(clippy::large_enum_variant, reason = "one at a time, handed from one function to the next")]
 enum Step<T> {
     /// More replies follow.
     Continue,
@@ -183,7 +182,7 @@ enum Step<T> {
     /// The last reply.
     Done(T),
     /// It is no reply to this.
-    Confused(Reply),
+    Confused(Box<Reply>),
 }
 
 /// Sends `request` and hands each reply to `on_reply` until the last one.

@@ -99,8 +99,7 @@ fn probe(path: &Path, services: HostServices) -> Result<ProbeReport> {
 fn forecast(path: &Path, request: &LoadRequest, services: HostServices) -> Result<Reply> {
     // SAFETY: as in `probe`.
     let plugin = unsafe { Plugin::open(path, services) }?;
-    let _ = (plugin, request);
-    Err(Error::unsupported("this backend does not forecast"))
+    Ok(Reply::Memory { usage: plugin.forecast_memory(request)?, peak_bytes: 0 })
 }
 
 fn quantize(path: &Path, job: &QuantizeJob, services: HostServices, out: &Out) -> Result<Reply> {

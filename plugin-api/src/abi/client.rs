@@ -8,9 +8,12 @@ use crate::{
     HostServices, LoadRequest, LogLevel, MemoryUsage, ModelInfo, ProgressUpdate, Prompt, QuantizeJob, QuantizeReport,
     Recipe, Result, Sampling,
 };
-use abi_stable::library::AbiHeaderRef;
+use abi_stable::StableAbi;
+use abi_stable::abi_stability::check_layout_compatibility;
+use abi_stable::library::{AbiHeaderRef, IsLayoutChecked, LibHeader, LibraryError};
 use abi_stable::prefix_type::PrefixTypeTrait;
 use abi_stable::std_types::{RResult, RSlice, RStr};
+use abi_stable::type_layout::TypeLayout;
 use std::any::Any;
 use std::cell::RefCell;
 use std::ops::ControlFlow;
@@ -44,15 +47,17 @@ impl Plugin {
             .map(|symbol| *symbol)
             .map_err(|_| Error::unsupported("it is no pajamas plugin: it does not export `pajamas_plugin_root`"))?;
         std::mem::forget(library);
-        let incompatible = |error: abi_stable::library::LibraryError| {
+        let incompatible = |error: LibraryError| {
             // The report of a layout mismatch runs to pages; its first line says what it is.
             let text = error.to_string();
             let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned();
             Error::unsupported(format!("its binary interface differs from this pajamas's: {line}"))
                 .with_hint("rebuild the plugin against the current pajamas-plugin-api")
         };
-        let root = header.upgrade().map_err(incompatible)?;
-        let root = root.init_root_module::<PluginRootRef>().map_err(incompatible)?;
+        let header = header.upgrade().map_err(incompatible)?;
+        check_layout(header).map_err(incompatible)?;
+        // SAFETY: the layout was checked.
+        let root = unsafe { header.init_root_module_with_unchecked_layout::<PluginRootRef>() }.map_err(incompatible)?;
         let plugin = Self { root };
         read_reply::<()>((plugin.root.init())(host_table(services)), "the plugin's answer to init")?;
         Ok(plugin)
@@ -104,6 +109,16 @@ impl Plugin {
         let mut model = LoadedModel { root: self.root, handle, info: ModelInfo::default() };
         model.info = read_reply((self.root.model_info())(handle), "the model's description")?;
         Ok(model)
+    }
+
+    /// As [`Backend::forecast_memory`](crate::Backend::forecast_memory).
+    ///
+    /// # Errors
+    /// The plugin's; `Unsupported` for a plugin that is older than this function.
+    pub fn forecast_memory(&self, request: &LoadRequest) -> Result<MemoryUsage> {
+        let forecast = self.root.forecast_memory();
+        let forecast = forecast.ok_or_else(|| Error::unsupported("this plugin is too old to forecast memory"))?;
+        read_reply(forecast(RSlice::from(encode(request).as_slice())), "the memory forecast")
     }
 
     /// As [`Quantizer::quantize`](crate::Quantizer::quantize).
@@ -261,6 +276,23 @@ impl Drop for LoadedModel {
     }
 }
 
+/// Compares the plugin's tables with the host's, function by function.
+///
+/// abi_stable lets the plugin's have functions behind the host's last one. When it is the host's that have grown, the
+/// question is the same with the sides exchanged; what the plugin lacks is then `None`, because a table says how many
+/// functions it has.
+fn check_layout(header: &LibHeader) -> std::result::Result<(), LibraryError> {
+    header.ensure_layout::<PluginRootRef>().or_else(|error| match header.root_mod_consts().layout() {
+        IsLayoutChecked::Yes(plugin) if is_older_table(plugin) => Ok(()),
+        _ => Err(error),
+    })
+}
+
+/// Whether `plugin` is the layout of a table that the host's has grown from.
+fn is_older_table(plugin: &'static TypeLayout) -> bool {
+    check_layout_compatibility(plugin, <PluginRootRef as StableAbi>::LAYOUT).is_ok()
+}
+
 /// Opens with every symbol resolved and none of them visible to other libraries.
 ///
 /// # Safety
@@ -378,3 +410,6 @@ extern "C" fn on_row(data: *const (), position: usize, logits: RSlice<'_, f32>) 
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,6 +31,7 @@ pub fn root(init: extern "C" fn(HostTableRef) -> Reply) -> PluginRootRef {
         model_logits,
         model_memory_usage,
         model_drop,
+        forecast_memory,
     }
     .leak_into_prefix()
 }
@@ -134,6 +135,15 @@ extern "C" fn load_model(
         Ok(model) => RResult::ROk(ModelHandle(Box::into_raw(Box::new(model)).cast_const().cast())),
         Err(error) => RResult::RErr(encode(&error).into()),
     }
+}
+
+extern "C" fn forecast_memory(request: RSlice<'_, u8>) -> Reply {
+    reply(guard(|| {
+        let request: LoadRequest = decode(&request, "the load request")?;
+        let backend = backend()?;
+        options::check(&backend.capabilities().options, &request.options)?;
+        backend.forecast_memory(&request)
+    }))
 }
 
 extern "C" fn recipes() -> Reply {

@@ -107,6 +107,8 @@ pub struct PluginRoot {
     /// Unloads. The handle is dead afterwards.
     #[sabi(last_prefix_field)]
     pub model_drop: extern "C" fn(ModelHandle) -> Reply,
+    /// `LoadRequest` → `MemoryUsage`. Since 1.1.0.
+    pub forecast_memory: extern "C" fn(RSlice<'_, u8>) -> Reply,
 }
 
 impl RootModule for PluginRootRef {

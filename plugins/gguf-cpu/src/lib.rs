@@ -1,7 +1,8 @@
 //! `gguf-cpu`: the llama.cpp engine on the CPU, as a plugin.
 
 use pajamas_plugin_api::{
-    Availability, Backend, CancelToken, Capabilities, LoadRequest, Model, Progress, Quantizer, Result, export_plugin,
+    Availability, Backend, CancelToken, Capabilities, LoadRequest, MemoryUsage, Model, Progress, Quantizer, Result,
+    export_plugin,
 };
 
 struct GgufCpu;
@@ -25,6 +26,10 @@ impl Backend for GgufCpu {
         pajamas_gguf::load(request, progress, cancel)
     }
 
+    fn forecast_memory(&self, request: &LoadRequest) -> Result<MemoryUsage> {
+        pajamas_gguf::forecast_memory(request)
+    }
+
     fn quantizer(&self) -> Option<&dyn Quantizer> {
         Some(&pajamas_gguf::GgufQuantizer)
     }
@@ -32,7 +37,7 @@ impl Backend for GgufCpu {
 
 export_plugin! {
     name: "gguf-cpu",
-    formats: "gguf",
+    formats: "gguf,huggingface",
     cpu_features: env!("PAJAMAS_CPU_FEATURES"),
     backend: || Box::new(GgufCpu),
 }

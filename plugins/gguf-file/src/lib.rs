@@ -13,7 +13,7 @@ pub use pre_tokenizer::PreTokenizer;
 pub use reader::GgufFile;
 pub use types::{FileType, GgmlType};
 pub use value::{Metadata, Value, ValueType};
-pub use writer::{GgufWriter, TensorSpec};
+pub use writer::{GgufWriter, Header, TensorPlace, TensorSpec};
 
 /// The first four bytes of every file.
 pub(crate) const MAGIC: [u8; 4] = *b"GGUF";

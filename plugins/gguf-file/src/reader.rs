@@ -2,7 +2,7 @@
 
 use super::{ALIGNMENT_DEFAULT, DIMENSIONS_MAX, GgmlType, MAGIC, Metadata, Value, ValueType, align_up};
 use pajamas_plugin_api::{Error, Result};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -43,6 +43,8 @@ pub struct GgufFile {
     path: PathBuf,
     version: u32,
     metadata: Metadata,
+    /// Where the bytes of each string value begin in the file.
+    string_offsets: HashMap<String, u64>,
     tensors: Vec<TensorInfo>,
     data_offset: u64,
     file_bytes: u64,
@@ -83,9 +85,14 @@ impl GgufFile {
         let metadata_count = parser.capped("metadata keys", METADATA_COUNT_MAX)?;
 
         let mut metadata = Metadata::default();
+        let mut string_offsets = HashMap::new();
         for _ in 0..metadata_count {
             let key = parser.string("a key", NAME_BYTES_MAX)?;
             let value_type = parser.value_type()?;
+            if value_type == ValueType::String {
+                // Behind its length.
+                string_offsets.insert(key.clone(), parser.position + 8);
+            }
             let value = parser.value(value_type, 0)?;
             if metadata.get(&key).is_some() {
                 return Err(parser.error(format!("is damaged: the key `{}` is there twice", key.escape_debug())));
@@ -110,7 +117,7 @@ impl GgufFile {
             tensor.offset = tensor.offset.checked_add(data_offset).ok_or_else(too_large)?;
             tensor.offset.checked_add(tensor.size_bytes).ok_or_else(too_large)?;
         }
-        Ok(Self { path: path.to_owned(), version, metadata, tensors, data_offset, file_bytes })
+        Ok(Self { path: path.to_owned(), version, metadata, string_offsets, tensors, data_offset, file_bytes })
     }
 
     /// The file.
@@ -126,6 +133,11 @@ impl GgufFile {
     /// Its metadata.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
+    }
+
+    /// Where in the file the bytes of the string value of `key` begin: one of the same length may be written over it.
+    pub fn string_offset(&self, key: &str) -> Option<u64> {
+        self.string_offsets.get(key).copied()
     }
 
     /// `general.architecture`; empty if missing.

@@ -20,13 +20,90 @@ pub struct TensorSpec {
     pub ggml_type: GgmlType,
 }
 
+/// Where a tensor's data lies in a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorPlace {
+    /// `blk.0.attn_q.weight`.
+    pub name: String,
+    /// Bytes from the start of the file.
+    pub offset: u64,
+    /// How many bytes it has; zeroes follow, up to a multiple of the alignment.
+    pub size_bytes: u64,
+}
+
+/// Everything in front of the tensors' data, and where that data belongs.
+#[derive(Debug)]
+pub struct Header {
+    /// The first bytes of the file, padded to the alignment.
+    pub bytes: Vec<u8>,
+    /// The tensors, in the order of the file.
+    pub tensors: Vec<TensorPlace>,
+    /// Bytes of the whole file, data included.
+    pub file_bytes: u64,
+}
+
+impl Header {
+    /// The header of a file that holds `metadata` and `tensors`.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidRequest` for a tensor that cannot be stored as it is asked for.
+    pub fn new(metadata: &Metadata, tensors: &[TensorSpec]) -> Result<Self> {
+        let mut bytes = Vec::new();
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&(tensors.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(&(metadata.len() as u64).to_le_bytes());
+        for (key, value) in metadata.iter() {
+            put_string(&mut bytes, key);
+            bytes.extend_from_slice(&(value.value_type() as u32).to_le_bytes());
+            put_value(&mut bytes, value);
+        }
+        let mut places = Vec::with_capacity(tensors.len());
+        // Offsets in the file count from the end of the header, which is not known before all of it is there.
+        let mut offset = 0_u64;
+        let impossible = |tensor: &TensorSpec| {
+            Error::invalid_request(format!(
+                "tensor `{}` of shape {:?} cannot be stored as {}",
+                tensor.name, tensor.shape, tensor.ggml_type.name
+            ))
+        };
+        for tensor in tensors {
+            if tensor.shape.len() > DIMENSIONS_MAX || tensor.shape.contains(&0) {
+                return Err(impossible(tensor));
+            }
+            let size_bytes = tensor.ggml_type.tensor_bytes(&tensor.shape).ok_or_else(|| impossible(tensor))?;
+            put_string(&mut bytes, &tensor.name);
+            bytes.extend_from_slice(&(tensor.shape.len() as u32).to_le_bytes());
+            for size in &tensor.shape {
+                bytes.extend_from_slice(&size.to_le_bytes());
+            }
+            bytes.extend_from_slice(&tensor.ggml_type.id.to_le_bytes());
+            bytes.extend_from_slice(&offset.to_le_bytes());
+            places.push(TensorPlace { name: tensor.name.clone(), offset, size_bytes });
+            let end = offset.checked_add(size_bytes).and_then(|end| align_up(end, ALIGNMENT_DEFAULT));
+            offset = end.ok_or_else(|| impossible(tensor))?;
+        }
+        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT_DEFAULT as usize), 0);
+        let data_offset = bytes.len() as u64;
+        let file_bytes = offset
+            .checked_add(data_offset)
+            .ok_or_else(|| Error::invalid_request("these tensors are more bytes than a file can have"))?;
+        for place in &mut places {
+            // Below `file_bytes`, which did not overflow.
+            place.offset += data_offset;
+        }
+        Ok(Self { bytes, tensors: places, file_bytes })
+    }
+}
+
 /// A GGUF file that is being written. Dropped before [`GgufWriter::finish`], it leaves an incomplete file behind,
 /// which [`GgufFile::check_complete`](super::GgufFile::check_complete) recognises.
 #[derive(Debug)]
 pub struct GgufWriter {
     path: PathBuf,
     file: BufWriter<File>,
-    tensors: Vec<(String, u64)>,
+    tensors: Vec<TensorPlace>,
     next: usize,
     /// Bytes of the current tensor written so far.
     written: u64,
@@ -37,69 +114,34 @@ impl GgufWriter {
     /// Creates `path` and writes the header: `metadata` and the list of `tensors`, whose data then has to follow in
     /// this order.
     pub fn create(path: &Path, metadata: &Metadata, tensors: &[TensorSpec]) -> Result<Self> {
-        let mut header = Vec::new();
-        header.extend_from_slice(&MAGIC);
-        header.extend_from_slice(&VERSION.to_le_bytes());
-        header.extend_from_slice(&(tensors.len() as u64).to_le_bytes());
-        header.extend_from_slice(&(metadata.len() as u64).to_le_bytes());
-        for (key, value) in metadata.iter() {
-            put_string(&mut header, key);
-            header.extend_from_slice(&(value.value_type() as u32).to_le_bytes());
-            put_value(&mut header, value);
-        }
-        let mut sizes = Vec::with_capacity(tensors.len());
-        let mut offset = 0_u64;
-        for tensor in tensors {
-            let impossible = || {
-                Error::invalid_request(format!(
-                    "tensor `{}` of shape {:?} cannot be stored as {}",
-                    tensor.name, tensor.shape, tensor.ggml_type.name
-                ))
-            };
-            if tensor.shape.len() > DIMENSIONS_MAX || tensor.shape.contains(&0) {
-                return Err(impossible());
-            }
-            let bytes = tensor.ggml_type.tensor_bytes(&tensor.shape).ok_or_else(impossible)?;
-            put_string(&mut header, &tensor.name);
-            header.extend_from_slice(&(tensor.shape.len() as u32).to_le_bytes());
-            for size in &tensor.shape {
-                header.extend_from_slice(&size.to_le_bytes());
-            }
-            header.extend_from_slice(&tensor.ggml_type.id.to_le_bytes());
-            header.extend_from_slice(&offset.to_le_bytes());
-            sizes.push((tensor.name.clone(), bytes));
-            offset =
-                offset.checked_add(bytes).and_then(|end| align_up(end, ALIGNMENT_DEFAULT)).ok_or_else(impossible)?;
-        }
-        header.resize(header.len().next_multiple_of(ALIGNMENT_DEFAULT as usize), 0);
-
+        let header = Header::new(metadata, tensors)?;
         let file = File::create(path).map_err(|error| Error::io("creating", path, &error))?;
         let mut writer = Self {
             path: path.to_owned(),
             file: BufWriter::with_capacity(BUFFER_BYTES, file),
-            tensors: sizes,
+            tensors: header.tensors,
             next: 0,
             written: 0,
             total: 0,
         };
-        writer.put(&header)?;
+        writer.put(&header.bytes)?;
         Ok(writer)
     }
 
     /// The tensor whose data comes next; none once all were written.
     pub fn next_tensor(&self) -> Option<&str> {
-        self.tensors.get(self.next).map(|(name, _)| name.as_str())
+        self.tensors.get(self.next).map(|tensor| tensor.name.as_str())
     }
 
     /// Appends bytes to the current tensor.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let Some((name, size)) = self.tensors.get(self.next) else {
+        let Some(TensorPlace { name, size_bytes, .. }) = self.tensors.get(self.next) else {
             return Err(Error::other(format!("`{}`: data after the last tensor", self.path.display())));
         };
         let written = self.written + bytes.len() as u64;
-        if written > *size {
+        if written > *size_bytes {
             return Err(Error::other(format!(
-                "`{}`: tensor `{name}` got {written} bytes, {size} were promised",
+                "`{}`: tensor `{name}` got {written} bytes, {size_bytes} were promised",
                 self.path.display()
             )));
         }
@@ -109,12 +151,12 @@ impl GgufWriter {
 
     /// Ends the current tensor, which must have got exactly the bytes that its type and shape promise.
     pub fn end_tensor(&mut self) -> Result<()> {
-        let Some((name, size)) = self.tensors.get(self.next) else {
+        let Some(TensorPlace { name, size_bytes, .. }) = self.tensors.get(self.next) else {
             return Err(Error::other(format!("`{}`: no tensor is open", self.path.display())));
         };
-        if self.written != *size {
+        if self.written != *size_bytes {
             return Err(Error::other(format!(
-                "`{}`: tensor `{name}` got {} bytes, {size} were promised",
+                "`{}`: tensor `{name}` got {} bytes, {size_bytes} were promised",
                 self.path.display(),
                 self.written
             )));
@@ -127,7 +169,7 @@ impl GgufWriter {
 
     /// Flushes the file to the disk and gives its size in bytes.
     pub fn finish(mut self) -> Result<u64> {
-        if let Some((name, _)) = self.tensors.get(self.next) {
+        if let Some(TensorPlace { name, .. }) = self.tensors.get(self.next) {
             return Err(Error::other(format!("`{}`: tensor `{name}` was not written", self.path.display())));
         }
         let failed = |error: &std::io::Error| Error::io("writing", &self.path, error);

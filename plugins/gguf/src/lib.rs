@@ -1,4 +1,4 @@
-//! llama.cpp as pajamas uses it: running GGUF models, and making them.
+//! llama.cpp as pajamas uses it: running GGUF models and Hugging Face folders, and making GGUF models.
 //!
 //! | module | what it holds |
 //! |---|---|
@@ -7,7 +7,7 @@
 //! | [`quantize`] | GGUF files in full precision to quantized ones |
 //!
 //! A plugin for one kind of hardware is a thin cdylib around this crate: it says whether its device is there, and
-//! takes [`capabilities`], [`load`] and [`GgufQuantizer`] from here.
+//! takes [`capabilities`], [`load`], [`forecast_memory`] and [`GgufQuantizer`] from here.
 
 pub mod convert;
 pub mod engine;
@@ -15,7 +15,7 @@ pub mod quantize;
 
 use pajamas_gguf_file as gguf_file;
 
-pub use engine::{GgufModel, cpu_device, option_specs};
+pub use engine::{GgufModel, cpu_device, forecast_memory, option_specs};
 pub use quantize::GgufQuantizer;
 
 use pajamas_plugin_api::{CancelToken, Capabilities, LoadRequest, Model, Progress, Result};
@@ -26,7 +26,7 @@ pub fn capabilities(hardware: &str, gpu: bool) -> Capabilities {
         "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k_m", "q4_k_s", "q4_1", "q4_0",
         "iq4_nl", "iq4_xs", "q3_k_m", "q2_k", "mxfp4",
     ];
-    let mut capabilities = Capabilities::new(hardware, &["gguf"]);
+    let mut capabilities = Capabilities::new(hardware, &["gguf", "huggingface"]);
     capabilities.precisions = PRECISIONS.map(String::from).into();
     capabilities.logits = true;
     capabilities.sessions = true;
@@ -35,7 +35,7 @@ pub fn capabilities(hardware: &str, gpu: bool) -> Capabilities {
     capabilities
 }
 
-/// Loads a GGUF model. May be called from any thread; blocks until the model is loaded.
+/// Loads a GGUF file, or a Hugging Face folder in its own precision. May be called from any thread; blocks until the model is loaded.
 ///
 /// # Errors
 /// Those of [`GgufModel::load`].

@@ -24,15 +24,25 @@ pub(crate) fn weights(
         cancel.check()?;
         progress.report("loading", done as f32 / total as f32, tensor.name());
         done += tensor.size_bytes();
-        // Old checkpoints hold what is computed from the configuration, and some hold a tied output layer twice.
-        let needless = tensor.name().ends_with("rotary_emb.inv_freq")
-            || (architecture.tied && tensor.name().starts_with("lm_head."));
-        if !needless {
+        if is_needed(tensor, architecture.tied) {
             tensors.insert(tensor.name().to_owned(), tensor_array(tensor, compute)?);
         }
     }
     progress.report("loading", 1.0, "");
     Ok(Weights::new(tensors, quantization(folder, architecture)?, compute, model.dir()))
+}
+
+/// Old checkpoints hold what is computed from the configuration, and some hold a tied output layer twice.
+fn is_needed(tensor: &Tensor, tied: bool) -> bool {
+    !tensor.name().ends_with("rotary_emb.inv_freq") && !(tied && tensor.name().starts_with("lm_head."))
+}
+
+/// Bytes of what [`weights`] reads, once it is read.
+pub(crate) fn loaded_bytes(folder: &MlxFolder, compute: Option<Dtype>, tied: bool) -> u64 {
+    use pajamas_hf_model::Dtype::{Bf16, F16};
+    let grows = |tensor: &Tensor| compute == Some(Dtype::Float32) && matches!(tensor.dtype(), F16 | Bf16);
+    let needed = folder.model().tensors().iter().filter(|tensor| is_needed(tensor, tied));
+    needed.map(|tensor| if grows(tensor) { 2 * tensor.size_bytes() } else { tensor.size_bytes() }).sum()
 }
 
 fn tensor_array(tensor: &Tensor, compute: Option<Dtype>) -> Result<Array> {

@@ -18,7 +18,8 @@ mod vocabulary;
 use devices::Hardware;
 use pajamas_mlx_folder::MlxQuantizer;
 use pajamas_plugin_api::{
-    Availability, Backend, CancelToken, Capabilities, LoadRequest, Model, Progress, Quantizer, Result, export_plugin,
+    Availability, Backend, CancelToken, Capabilities, LoadRequest, MemoryUsage, Model, Progress, Quantizer, Result,
+    export_plugin,
 };
 
 struct Mlx;
@@ -31,7 +32,7 @@ impl Backend for Mlx {
     fn capabilities(&self) -> Capabilities {
         const PRECISIONS: [&str; 9] = ["f32", "f16", "bf16", "8bit", "6bit", "5bit", "4bit", "3bit", "2bit"];
         let hardware = devices::hardware();
-        let mut capabilities = Capabilities::new(hardware.name(), &["mlx", "gguf"]);
+        let mut capabilities = Capabilities::new(hardware.name(), &["mlx", "gguf", "huggingface"]);
         capabilities.precisions = PRECISIONS.map(String::from).into();
         capabilities.logits = true;
         capabilities.logprobs = true;
@@ -50,6 +51,10 @@ impl Backend for Mlx {
         Ok(Box::new(model::MlxModel::load(request, progress, cancel)?))
     }
 
+    fn forecast_memory(&self, request: &LoadRequest) -> Result<MemoryUsage> {
+        model::forecast_memory(request)
+    }
+
     fn quantizer(&self) -> Option<&dyn Quantizer> {
         Some(&MlxQuantizer)
     }
@@ -57,6 +62,6 @@ impl Backend for Mlx {
 
 export_plugin! {
     name: env!("PAJAMAS_BACKEND_NAME"),
-    formats: "mlx,gguf",
+    formats: "mlx,gguf,huggingface",
     backend: || Box::new(Mlx),
 }

@@ -2,11 +2,13 @@
 
 use crate::devices;
 use crate::engine::architecture::Architecture;
+use crate::engine::cache;
 use crate::engine::generate::Answer;
 use crate::engine::thread::Engine;
 use crate::options::Settings;
 use crate::source::Source;
 use crate::vocabulary::Vocabulary;
+use mlx_rs::Dtype;
 use pajamas_plugin_api::{
     CancelToken, Error, GenerateRequest, LoadRequest, MemoryUsage, Model, ModelInfo, Progress, Result, TokenSink,
     check_ids,
@@ -58,6 +60,28 @@ impl MlxModel {
             Engine::start(architecture, weights, settings.context_length, settings.slots, settings.prefill_step)?;
         Ok(Self { info, weights_bytes, vocabulary, engine })
     }
+}
+
+/// What loading the folder or file at `request.path` would take with the context full. What MLX computes with comes and
+/// goes, and is not in it.
+///
+/// # Errors
+/// Those of [`MlxModel::load`], as far as headers tell.
+pub(crate) fn forecast_memory(request: &LoadRequest) -> Result<MemoryUsage> {
+    let source = Source::open(&request.path)?;
+    let architecture = Architecture::new(source.config())?;
+    let settings = Settings::new(request, architecture.context_length)?;
+    let mut usage = MemoryUsage::default();
+    usage.weights_bytes = source.loaded_bytes(settings.compute, source.tied_embeddings());
+    let element_bytes = match settings.compute {
+        Some(Dtype::Float32) => 4,
+        _ => 2,
+    };
+    let heads = u64::from((architecture.kv_heads * architecture.head_dim).unsigned_abs());
+    let positions = u64::from(settings.context_length).next_multiple_of(u64::from(cache::STEP.unsigned_abs()));
+    usage.kv_cache_bytes = 2 * architecture.layers as u64 * heads * element_bytes * positions * settings.slots as u64;
+    usage.device_total_bytes = devices::memory_total_bytes();
+    Ok(usage)
 }
 
 impl Model for MlxModel {

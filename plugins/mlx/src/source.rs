@@ -86,6 +86,15 @@ impl Source {
         }
     }
 
+    /// Bytes of the tensors once they are loaded, where halves become singles if `compute` is that. For a GGUF file, whose
+    /// blocks become MLX's, as they are stored.
+    pub(crate) fn loaded_bytes(&self, compute: Option<Dtype>, tied: bool) -> u64 {
+        match self {
+            Self::Folder(folder) => folder::loaded_bytes(folder, compute, tied),
+            Self::Gguf(gguf) => gguf.size_bytes(),
+        }
+    }
+
     pub(crate) fn weights(
         &self,
         architecture: &Architecture,

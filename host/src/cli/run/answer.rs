@@ -1,9 +1,10 @@
 //! One prompt, one answer: generation as a user sees it, on stdout as it comes, with its statistics on stderr.
 
 use super::Args;
-use crate::chat::{self, Message};
+use super::dialogue::Dialogue;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::{Common, output};
+use crate::conversation::Conversation;
 use crate::error::Error;
 use crate::runtime::open::OpenModel;
 use pajamas_plugin_api::{
@@ -12,19 +13,20 @@ use pajamas_plugin_api::{
 use std::io::{IsTerminal, Write};
 use std::ops::ControlFlow;
 
-/// Answers `prompt` and prints the answer.
+/// Answers `prompt` as the next turn of `conversation` and prints the answer.
 pub fn answer(
     model: &OpenModel,
     args: &Args,
     common: &Common,
     prompt: &str,
+    conversation: Conversation,
     interrupt: &Interrupt,
 ) -> anyhow::Result<()> {
-    let prompt = if args.raw { raw(prompt) } else { chat::prompt(model.engine.info(), &opening(args, prompt))? };
     let show = !common.json && !args.no_stream;
-    let cancel = interrupt.begin();
-    let result = generate(model, args, prompt, None, show, &cancel)?;
+    let mut dialogue = Dialogue::new(model, args, conversation);
+    let result = dialogue.ask(prompt, show, &interrupt.begin());
     interrupt.end();
+    let result = result?;
     if common.json {
         let mut value = serde_json::to_value(&result)?;
         if let Some(object) = value.as_object_mut() {
@@ -41,10 +43,12 @@ pub fn answer(
     if common.verbose > 0 {
         output::say(&format!("{}: loaded in {:.0} ms; {}", model.backend, model.load_ms, statistics(&result.stats)));
     }
+    fail_if_broken_off(&result)?;
+    // A session gets whole answers only where nobody is there to see that one was cut.
     if result.stats.finish_reason == FinishReason::Cancelled {
         return Err(Error::Interrupted.into());
     }
-    fail_if_broken_off(&result)
+    dialogue.keep()
 }
 
 /// Generates, printing the text as it comes if `show`.
@@ -90,17 +94,22 @@ pub fn generate(
 
 /// How an answer went, in a line.
 pub fn statistics(stats: &GenerateStats) -> String {
-    format!(
-        "prompt {} tokens ({} cached), first token after {:.0} ms ({:.1} tok/s); generated {} tokens at {:.1} tok/s; \
-         ended by {}",
-        stats.prompt_tokens,
-        stats.cached_tokens,
-        stats.time_to_first_token_ms,
-        stats.prompt_tokens_per_second,
+    statistics_of_parts(stats).join("; ")
+}
+
+/// How the prompt went, and how the answer itself.
+pub fn statistics_of_parts(stats: &GenerateStats) -> [String; 2] {
+    let prompt = format!(
+        "prompt {} tokens ({} cached), first token after {:.0} ms ({:.1} tok/s)",
+        stats.prompt_tokens, stats.cached_tokens, stats.time_to_first_token_ms, stats.prompt_tokens_per_second,
+    );
+    let answer = format!(
+        "generated {} tokens at {:.1} tok/s; ended by {}",
         stats.generated_tokens,
         stats.tokens_per_second,
         format!("{:?}", stats.finish_reason).to_lowercase(),
-    )
+    );
+    [prompt, answer]
 }
 
 /// `text` as stdout may have it: a terminal obeys escape sequences, and what a model makes up must not command it.
@@ -124,9 +133,4 @@ pub fn fail_if_broken_off(result: &GenerateResult) -> anyhow::Result<()> {
 pub fn raw(text: &str) -> Prompt {
     let segments = vec![TextSegment { text: text.into(), parse_special: true }];
     Prompt::Text { add_special: true, segments }
-}
-
-fn opening(args: &Args, prompt: &str) -> Vec<Message> {
-    let system = args.system.iter().map(|text| Message::new("system", text));
-    system.chain([Message::new("user", prompt)]).collect()
 }

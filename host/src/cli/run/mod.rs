@@ -2,6 +2,10 @@
 
 mod answer;
 mod chat;
+mod commands;
+mod dialogue;
+mod editor;
+mod turns;
 
 use super::interrupt::Interrupt;
 use super::output;
@@ -14,16 +18,17 @@ use crate::runtime::open::{self, OpenOptions};
 use anyhow::Context;
 use pajamas_plugin_api::Sampling;
 use std::io::{IsTerminal, Read};
+use std::path::PathBuf;
 
 /// What `pajamas run` takes.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A GGUF file, an MLX folder, the name of a model already made, a Hugging Face folder, or an id in its cache.
     model: String,
-    /// The prompt; without it, it is read from stdin, or a terminal starts a chat.
-    #[arg(short, long, conflicts_with = "interactive")]
+    /// The prompt; without it, it is read from stdin, or a terminal starts a chat. With `-i`, the chat's first turn.
+    #[arg(short, long)]
     prompt: Option<String>,
-    /// Chat: one line, one turn. `/exit` or Ctrl-D ends it, Ctrl-C stops an answer.
+    /// Chat: one line, one turn. `/help` lists what else can be typed, Ctrl-C stops an answer, Ctrl-D leaves.
     #[arg(short, long, conflicts_with = "json")]
     interactive: bool,
     /// The backend to run on [default: the first of `pajamas plugins list` that can].
@@ -41,6 +46,9 @@ pub struct Args {
     /// What the model is told before anything else.
     #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
     system: Option<String>,
+    /// Go on with the conversation in this file, if it is there, and keep it there after every answer.
+    #[arg(long, value_name = "FILE", conflicts_with = "raw")]
+    session: Option<PathBuf>,
     /// Send the prompt as it is, without the model's chat template.
     #[arg(long)]
     raw: bool,
@@ -145,6 +153,8 @@ pub fn execute(args: Args, common: &super::Common, mut config: Config) -> anyhow
     if let Some(threads) = args.threads {
         config.threads = Some(threads);
     }
+    // A session that cannot be used is said before the model is loaded, or even made.
+    let conversation = dialogue::begin(&args)?;
     let source = source::resolve(&args.model, &config)?;
     let candidates = plugins::survey(&config);
     let interrupt = Interrupt::install()?;
@@ -156,8 +166,8 @@ pub fn execute(args: Args, common: &super::Common, mut config: Config) -> anyhow
         output::say("note: this model has no chat template; it continues the text as it is");
     }
     match prompt {
-        Some(prompt) => answer::answer(&model, &args, common, &prompt, &interrupt),
-        None => chat::chat(&model, &args, common, &interrupt),
+        Some(prompt) if !interactive => answer::answer(&model, &args, common, &prompt, conversation, &interrupt),
+        first => chat::chat(&model, &args, common, &config, conversation, first, &interrupt),
     }
 }
 

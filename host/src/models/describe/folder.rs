@@ -17,7 +17,6 @@ pub(super) fn describe(folder: &Path) -> Result<Description> {
     description.chat_template = !tokenizer_config["chat_template"].is_null()
         || ["chat_template.jinja", "chat_template.json"].iter().any(|file| folder.join(file).is_file());
     description.license = license(folder)?;
-    description.provenance = provenance(folder)?;
     Ok(description)
 }
 
@@ -198,10 +197,4 @@ fn license(folder: &Path) -> Result<Option<String>> {
         Some(license) if license == "other" => value("license_name").or(Some(license)),
         license => license,
     })
-}
-
-/// What pajamas noted down in a folder that it made.
-fn provenance(folder: &Path) -> Result<BTreeMap<String, String>> {
-    let values: BTreeMap<String, Value> = parsed(&folder.join("pajamas.json"))?.unwrap_or_default();
-    Ok(values.into_iter().filter_map(|(key, value)| Some((key, text(value.as_str()?)?))).collect())
 }

@@ -99,11 +99,6 @@ fn read(metadata: &Metadata) -> Description {
         tokenizer,
         chat_template: string("tokenizer.chat_template").is_some(),
         license: string("general.license").or_else(|| string("general.license.name")),
-        provenance: metadata
-            .iter()
-            .filter(|(key, _)| key.starts_with("pajamas.") || key.starts_with("general.source."))
-            .filter_map(|(key, value)| Some((key.to_owned(), text(value.as_str()?)?)))
-            .collect(),
         architecture,
         ..Description::default()
     }

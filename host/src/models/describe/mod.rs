@@ -4,10 +4,12 @@ mod folder;
 mod gguf;
 
 use super::format::{GGUF, HUGGING_FACE, MLX};
+use super::provenance;
 use super::source::Source;
-use super::store;
+use super::store::{self, Record};
 use crate::config::Config;
 use crate::error::Result;
+use crate::validate::Summary;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -62,6 +64,8 @@ pub struct Description {
     pub license: Option<String>,
     /// Where it came from and how it was made, by its own account and by the store's record.
     pub provenance: BTreeMap<String, String>,
+    /// What validating it came to, if that was done.
+    pub validation: Option<Summary>,
 }
 
 /// The tensors of one type.
@@ -90,13 +94,17 @@ pub fn describe(source: &Source, config: &Config) -> Result<Description> {
     if let (Some(bytes), Some(count @ 1..)) = (description.weights_bytes, description.parameter_count) {
         description.bits_per_weight = Some(bytes as f64 * 8.0 / count as f64);
     }
+    description.provenance = provenance::read(&source.path)?;
+    let validation = description.provenance.remove(provenance::VALIDATION);
+    description.validation = validation.and_then(|summary| serde_json::from_str(&summary).ok());
     if let Some((id, commit)) = &source.hub {
         description.provenance.insert("huggingface.repository".into(), id.clone());
         description.provenance.insert("huggingface.commit".into(), commit.clone());
     }
-    if let Some(record) = store::record_of(config, &source.path) {
+    if let Some(record) = store::record_of(config, &source.path).filter(Record::is_ours) {
         description.provenance.insert("record.method".into(), record.method);
         description.provenance.insert("record.source".into(), record.source);
+        description.validation = description.validation.or(record.validation);
         if record.created_unix_s > 0 {
             description.provenance.insert("record.created_unix_s".into(), record.created_unix_s.to_string());
         }

@@ -125,7 +125,7 @@ fn a_folder_tells_the_same_by_its_config_and_its_headers() {
     std::fs::write(folder.join("tokenizer.json"), r#"{"added_tokens":[],"model":{"type":"BPE","vocab":{}}}"#).unwrap();
     std::fs::write(folder.join("tokenizer_config.json"), r#"{"chat_template":"x"}"#).unwrap();
     std::fs::write(folder.join("README.md"), "---\nlanguage: en\nlicense: \"mit\"\n---\n# Loom\n").unwrap();
-    std::fs::write(folder.join("pajamas.json"), r#"{"pajamas.method":"4bit","other":3}"#).unwrap();
+    std::fs::write(folder.join("pajamas.json"), r#"{"pajamas.method":"4bit"}"#).unwrap();
     let model = describe_at(&folder, "huggingface").unwrap();
     assert_eq!((model.architecture.as_deref(), model.quantization.as_deref()), (Some("qwen2"), Some("BF16")));
     assert_eq!((model.parameter_count, model.bits_per_weight), (Some(30), Some(16.0)));

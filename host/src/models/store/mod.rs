@@ -8,6 +8,7 @@ use super::format;
 use super::source::{self, Source};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::validate::Summary;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,9 @@ pub struct Record {
     /// When it was made, in seconds since 1970; 0 if unknown.
     #[serde(default)]
     pub created_unix_s: u64,
+    /// What validating it came to, if that was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<Summary>,
 }
 
 impl Record {
@@ -73,13 +77,6 @@ fn record(config: &Config, path: &Path) -> Option<Record> {
     }
 }
 
-/// The record of the artifact at `path`, if it lies in the store and was made by pajamas.
-pub fn record_of(config: &Config, path: &Path) -> Option<Record> {
-    let dir = config.models_dir().canonicalize().ok()?;
-    let inside = path.parent().and_then(|parent| parent.canonicalize().ok()).is_some_and(|parent| parent == dir);
-    record(config, path).filter(|record| inside && record.is_ours())
-}
-
 /// Bytes of the file at `path`, or of the files in that folder. Hidden ones do not count (a file manager may leave some),
 /// and links in a folder are not followed.
 pub fn size_on_disk(path: &Path) -> u64 {
@@ -112,6 +109,32 @@ pub fn find(config: &Config, source: &Source, format: &str, method: &str) -> Res
             && record.method.eq_ignore_ascii_case(method)
     });
     Ok(found.map(|record| config.models_dir().join(record.file)))
+}
+
+/// What is known of the artifact at `path`, if it lies in the store.
+pub fn record_of(config: &Config, path: &Path) -> Option<Record> {
+    let store = config.models_dir().canonicalize().ok()?;
+    let path = path.canonicalize().ok()?;
+    (path.parent() == Some(&store)).then(|| record(config, &path))?
+}
+
+/// Notes down what validating the artifact at `path` came to. False if it has no record.
+///
+/// # Errors
+/// When the record cannot be written.
+pub fn remember_validation(config: &Config, path: &Path, summary: &Summary) -> Result<bool> {
+    let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    // Its own size may have changed by the result that was just written into it.
+    let text = std::fs::read(record_path(config, &file)).ok();
+    let record = text.and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+    let in_store = path
+        .canonicalize()
+        .ok()
+        .is_some_and(|path| config.models_dir().canonicalize().is_ok_and(|store| path.parent() == Some(&store)));
+    let Some(record) = record.filter(|_| in_store) else { return Ok(false) };
+    let record = Record { size_bytes: size_on_disk(path), validation: Some(summary.clone()), ..record };
+    remember(config, &record)?;
+    Ok(true)
 }
 
 /// Notes down an artifact that lies in the store.

@@ -8,19 +8,18 @@ use pajamas_plugin_api::options::nearest;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-/// What is to be removed: everything was found, may go, and is written by nobody while this lives.
+/// What is to be removed: everything was found and may go.
 #[derive(Debug)]
 pub struct Removal {
     records: Vec<Record>,
     dir: PathBuf,
-    _locks: Vec<File>,
 }
 
 impl Removal {
     /// Finds the artifacts called `names`. One that pajamas did not make is taken with `force` only.
     ///
     /// # Errors
-    /// When one of them is not there, may not go, or is being written. Then none is to be removed.
+    /// When one of them is not there or may not go. Then none is to be removed.
     pub fn plan(config: &Config, names: &[String], force: bool) -> Result<Self> {
         let kept = list(config);
         let mut records: Vec<Record> = Vec::new();
@@ -38,14 +37,7 @@ impl Removal {
         }
         let dir = config.models_dir();
         let dir = dir.canonicalize().map_err(Error::io("resolving", &dir))?;
-        let lock = |record: &Record| match pipeline::lock(&dir.join(&record.file), config) {
-            Err(Error::Refused { message, .. }) => {
-                Err(Error::Refused { message, hint: "wait until it is done, or stop it".into() })
-            }
-            lock => lock,
-        };
-        let locks = records.iter().map(lock).collect::<Result<_>>()?;
-        Ok(Self { records, dir, _locks: locks })
+        Ok(Self { records, dir })
     }
 
     /// The artifacts' paths.
@@ -61,9 +53,17 @@ impl Removal {
     /// Removes them.
     ///
     /// # Errors
-    /// When one cannot be removed; those before it are gone then.
+    /// When one is being written: then none is removed. When one cannot be removed: those before it are gone then.
     pub fn carry_out(self, config: &Config) -> Result<()> {
-        for path in self.paths() {
+        let lock = |path: &PathBuf| match pipeline::lock(path, config) {
+            Err(Error::Refused { message, .. }) => {
+                Err(Error::Refused { message, hint: "wait until it is done, or stop it".into() })
+            }
+            lock => lock,
+        };
+        let paths = self.paths();
+        let _locks: Vec<File> = paths.iter().map(lock).collect::<Result<_>>()?;
+        for path in paths {
             remove(&path).map_err(Error::io("removing", &path))?;
             forget(config, &path);
         }
@@ -181,9 +181,13 @@ mod tests {
         let (_dir, config) = home();
         let target = config.models_dir().canonicalize().unwrap().join("loom.gguf");
         let lock = pipeline::lock(&target, &config).unwrap();
-        let error = Removal::plan(&config, &words(&["loom.gguf"]), false).unwrap_err();
+        let before = left(&config);
+        let remove = || Removal::plan(&config, &words(&["loom", "loom.gguf"]), false).unwrap().carry_out(&config);
+        let error = remove().unwrap_err();
         assert!(error.to_string().contains("another pajamas is writing"), "{error}");
+        assert_eq!(left(&config), before);
         drop(lock);
-        assert!(Removal::plan(&config, &words(&["loom.gguf"]), false).is_ok());
+        remove().unwrap();
+        assert_eq!(left(&config), ["foreign.gguf"]);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The stages, one file each: [`families`] says what an architecture's tensors are called, `plan` matches them with
 //! what the folder holds, `metadata` and `vocabulary` fill the header (with `naming` and `pre_tokenizer`),
-//! `transfer` streams the data. [`verify_tokenizer`] compares tokenizers afterwards.
+//! `transfer` streams the data. [`verify_tokenizer`] compares tokenizers afterwards. `view` is the file without a file:
+//! the same bytes, made when they are asked for.
 
 pub mod families;
 mod metadata;
@@ -11,13 +12,18 @@ mod plan;
 mod pre_tokenizer;
 mod transfer;
 pub mod verify_tokenizer;
+mod view;
 mod vocabulary;
 
-use crate::gguf_file::{FileType, GgmlType, GgufWriter};
+use crate::gguf_file::{FileType, GgmlType, GgufWriter, Metadata};
+use families::Family;
 use pajamas_hf_model::{Dtype, HfModel};
 use pajamas_plugin_api::{CancelToken, Error, Progress, Result};
+use plan::Plan;
 use std::collections::BTreeMap;
 use std::path::Path;
+
+pub(crate) use view::View;
 
 /// What matrices are stored as. Vectors and norms are F32 always.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,40 +92,67 @@ pub fn convert(
     progress: &Progress,
     cancel: &CancelToken,
 ) -> Result<ConvertReport> {
-    check_provenance(provenance)?;
-    let family = families::find(source.config())?;
-    let source_type = source_type(source)?;
-    let float_type = match target {
-        FloatType::Auto => source_type,
-        chosen => chosen,
-    };
-    let mut notes = Vec::new();
-    let plan = plan::plan(source, family, float_type.ggml_type(), &mut notes)?;
-    let mut metadata = metadata::metadata(source, family, float_type.file_type(), plan.parameters(), &mut notes)?;
-    vocabulary::add(source, family, &mut metadata, &mut notes)?;
-    for (key, value) in provenance {
-        metadata.set(key.as_str(), value.as_str());
-    }
+    let conversion = Conversion::plan(source, target, provenance)?;
     cancel.check()?;
-
-    let write = || -> Result<u64> {
-        let mut writer = GgufWriter::create(output, &metadata, &plan.specs())?;
-        transfer::transfer(&plan, &mut writer, progress, cancel)?;
-        writer.finish()
-    };
-    let output_bytes = write().inspect_err(|_| {
+    let output_bytes = conversion.write(output, progress, cancel).inspect_err(|_| {
         // What is left is useless; that it cannot be removed either would hide the cause.
         let _ = std::fs::remove_file(output);
     })?;
     Ok(ConvertReport {
-        architecture: family.gguf_architecture().into(),
-        source_precision: source_type.file_type().name.into(),
+        architecture: conversion.family.gguf_architecture().into(),
+        source_precision: conversion.source_type.file_type().name.into(),
         source_bytes: source.size_bytes(),
-        float_type,
+        float_type: conversion.float_type,
         output_bytes,
-        tensor_count: plan.tensors.len() as u64,
-        notes,
+        tensor_count: conversion.plan.tensors.len() as u64,
+        notes: conversion.notes,
     })
+}
+
+/// A conversion of which everything is known but the tensors' data.
+pub(crate) struct Conversion<'a> {
+    family: &'static dyn Family,
+    source_type: FloatType,
+    /// Never [`FloatType::Auto`].
+    float_type: FloatType,
+    plan: Plan<'a>,
+    metadata: Metadata,
+    notes: Vec<String>,
+}
+
+impl<'a> Conversion<'a> {
+    /// Plans the conversion of `source`: reads its configuration, its tokenizer and its tensors' headers.
+    ///
+    /// # Errors
+    /// Those of [`convert`], but for `Cancelled`.
+    pub(crate) fn plan(source: &'a HfModel, target: FloatType, provenance: &BTreeMap<String, String>) -> Result<Self> {
+        check_provenance(provenance)?;
+        let family = families::find(source.config())?;
+        let source_type = source_type(source)?;
+        let float_type = match target {
+            FloatType::Auto => source_type,
+            chosen => chosen,
+        };
+        let mut notes = Vec::new();
+        let plan = plan::plan(source, family, float_type.ggml_type(), &mut notes)?;
+        let mut metadata = metadata::metadata(source, family, float_type.file_type(), plan.parameters(), &mut notes)?;
+        vocabulary::add(source, family, &mut metadata, &mut notes)?;
+        for (key, value) in provenance {
+            metadata.set(key.as_str(), value.as_str());
+        }
+        Ok(Self { family, source_type, float_type, plan, metadata, notes })
+    }
+
+    /// Things a user should know.
+    pub(crate) fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    fn write(&self, output: &Path, progress: &Progress, cancel: &CancelToken) -> Result<u64> {
+        let mut writer = GgufWriter::create(output, &self.metadata, &self.plan.specs())?;
+        transfer::transfer(&self.plan, &mut writer, progress, cancel)?;
+        writer.finish()
+    }
 }
 
 /// The type of the first tensor with two dimensions: `config.json` is wrong about it in some fine-tunes.

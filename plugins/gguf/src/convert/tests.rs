@@ -104,6 +104,66 @@ fn the_test_model_comes_out_as_from_llama_cpp() {
     }
 }
 
+/// The test model as a Llama with Llama 3's rope scaling: rows are interleaved, and a tensor is computed.
+fn llama_copy() -> TempDir {
+    let dir = model_copy();
+    edit(&dir, "config.json", |config| {
+        config["architectures"][0] = json!("LlamaForCausalLM");
+        config["attention_bias"] = json!(true);
+        config["rope_scaling"] = json!({
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 128,
+        });
+    });
+    // Llama has a bias on the attention's output where it has one on q, k and v.
+    let path = dir.path().join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let (length, rest) = bytes.split_at(8);
+    let (header, data) = rest.split_at(u64::from_le_bytes(length.try_into().unwrap()) as usize);
+    let (mut header, mut data): (Json, _) = (serde_json::from_slice(header).unwrap(), data.to_vec());
+    for layer in 0..4 {
+        let bias = vec![0; 2 * 256];
+        let offsets = json!([data.len(), data.len() + bias.len()]);
+        header[format!("model.layers.{layer}.self_attn.o_proj.bias")] =
+            json!({"dtype": "BF16", "shape": [256], "data_offsets": offsets});
+        data.extend(bias);
+    }
+    let header = header.to_string();
+    std::fs::write(&path, [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &data].concat()).unwrap();
+    dir
+}
+
+#[test]
+fn the_view_has_the_bytes_of_the_file_wherever_it_is_read() {
+    let output = tempfile::tempdir().unwrap();
+    let output = output.path().join("out.gguf");
+    for dir in [model_copy(), llama_copy()] {
+        for target in [FloatType::Auto, FloatType::F16, FloatType::F32] {
+            convert_to(dir.path(), &output, target).unwrap();
+            let expected = std::fs::read(&output).unwrap();
+            let source = HfModel::open(dir.path()).unwrap();
+            let conversion = Conversion::plan(&source, target, &BTreeMap::new()).unwrap();
+            let cancel = CancelToken::never();
+            let mut view = View::new(&conversion, &cancel).unwrap();
+            assert_eq!(view.file_bytes(), expected.len() as u64);
+            let (mut all, mut buffer) = (Vec::new(), vec![0; 100_003]);
+            loop {
+                let count = view.read_at(all.len() as u64, &mut buffer).unwrap();
+                if count == 0 {
+                    break;
+                }
+                all.extend_from_slice(&buffer[..count]);
+            }
+            assert!(all == expected, "{target:?}");
+            // And backwards, in steps that fall into every kind of place.
+            for start in (0..expected.len()).rev().step_by(70_001) {
+                let count = view.read_at(start as u64, &mut buffer[..1000]).unwrap();
+                assert!(count > 0 && buffer[..count] == expected[start..start + count], "{target:?} at {start}");
+            }
+        }
+    }
+}
+
 #[test]
 fn provenance_is_kept_and_fenced_in() {
     let dir = model_copy();

@@ -1,13 +1,13 @@
-//! Streams tensor data from the checkpoint to the file, chunk by chunk, converting and reordering on the way.
+//! Makes tensor data from the checkpoint, chunk by chunk, converting and reordering on the way, and streams it to a file.
 
-use super::plan::{Data, Plan};
+use super::plan::{Data, Plan, PlannedTensor};
 use crate::gguf_file::{GgmlType, GgufWriter};
 use half::slice::HalfFloatSliceExt;
 use pajamas_hf_model::tensor::decode_f32;
 use pajamas_hf_model::{Dtype, Tensor};
 use pajamas_plugin_api::{CancelToken, Error, Progress, Result};
 
-/// Bytes of a chunk of the source, unless one head has more.
+/// Bytes of the source that a chunk of a file is made from, unless one head has more.
 const CHUNK_BYTES: u64 = 4 << 20;
 
 /// Writes the data of every planned tensor.
@@ -19,36 +19,82 @@ pub(super) fn transfer(plan: &Plan, writer: &mut GgufWriter, progress: &Progress
         progress.report("converting", (done as f64 / total.max(1) as f64) as f32, name);
     };
     for planned in &plan.tensors {
-        let (name, ggml_type) = (&planned.spec.name, planned.spec.ggml_type);
+        let name = &planned.spec.name;
         report(0, name);
-        match &planned.data {
-            Data::Generated(values) => {
-                cancel.check()?;
-                writer.write(&encode(values, ggml_type)?)?;
-                report(values.len() as u64 * 4, name);
-            }
-            Data::Source { tensor, interleave_heads } => {
-                let heads = interleave_heads.map(|heads| Heads::new(tensor, heads)).transpose()?;
-                let unit = heads.as_ref().map_or(4, |heads| heads.block_bytes);
-                // A whole number of units, so that a chunk never cuts an element or a head.
-                let chunk = (CHUNK_BYTES / unit).max(1) * unit;
-                let mut start = 0;
-                while start < tensor.size_bytes() {
-                    cancel.check()?;
-                    let end = (start + chunk).min(tensor.size_bytes());
-                    let mut bytes = tensor.read(start..end)?;
-                    if let Some(heads) = &heads {
-                        bytes = heads.interleave(&bytes);
-                    }
-                    writer.write(&convert(bytes, tensor.dtype(), ggml_type)?)?;
-                    report(end - start, name);
-                    start = end;
-                }
-            }
+        let chunks = Chunks::new(planned, CHUNK_BYTES)?;
+        for index in 0..chunks.count() {
+            cancel.check()?;
+            writer.write(&chunks.read(index)?)?;
+            let range = chunks.source_range(index);
+            report(range.end - range.start, name);
         }
         writer.end_tensor()?;
     }
     Ok(())
+}
+
+/// The data of one planned tensor as a file has it, in chunks that can be asked for in any order.
+pub(super) struct Chunks<'p> {
+    planned: &'p PlannedTensor<'p>,
+    heads: Option<Heads>,
+    /// Bytes of the source that a chunk is made from; the last one may be made from fewer.
+    step_bytes: u64,
+}
+
+impl<'p> Chunks<'p> {
+    /// Chunks that are made from about `chunk_bytes` of the source each, at least a head.
+    pub(super) fn new(planned: &'p PlannedTensor<'p>, chunk_bytes: u64) -> Result<Self> {
+        let (heads, step_bytes) = match &planned.data {
+            // These are small, and made already.
+            Data::Generated(_) => (None, source_bytes(&planned.data).max(1)),
+            Data::Source { tensor, interleave_heads } => {
+                let heads = interleave_heads.map(|heads| Heads::new(tensor, heads)).transpose()?;
+                let unit = heads.as_ref().map_or(4, |heads| heads.block_bytes);
+                // A whole number of units, so that a chunk never cuts an element or a head.
+                (heads, (chunk_bytes / unit).max(1) * unit)
+            }
+        };
+        Ok(Self { planned, heads, step_bytes })
+    }
+
+    pub(super) fn count(&self) -> u64 {
+        source_bytes(&self.planned.data).div_ceil(self.step_bytes)
+    }
+
+    /// The chunk that holds byte `position` of the tensor's data in the file, and where that chunk begins there.
+    pub(super) fn locate(&self, position: u64) -> (u64, u64) {
+        let from = match &self.planned.data {
+            Data::Generated(_) => 4,
+            // The plan has refused types without a size.
+            Data::Source { tensor, .. } => tensor.dtype().size_bytes().unwrap_or(4),
+        };
+        let chunk_bytes = self.step_bytes / from * self.planned.spec.ggml_type.type_size;
+        let index = position / chunk_bytes;
+        (index, index * chunk_bytes)
+    }
+
+    /// Makes chunk `index`.
+    ///
+    /// # Errors
+    /// `Io`, with the file's name.
+    pub(super) fn read(&self, index: u64) -> Result<Vec<u8>> {
+        let ggml_type = self.planned.spec.ggml_type;
+        match &self.planned.data {
+            Data::Generated(values) => encode(values, ggml_type),
+            Data::Source { tensor, .. } => {
+                let mut bytes = tensor.read(self.source_range(index))?;
+                if let Some(heads) = &self.heads {
+                    bytes = heads.interleave(&bytes);
+                }
+                convert(bytes, tensor.dtype(), ggml_type)
+            }
+        }
+    }
+
+    fn source_range(&self, index: u64) -> std::ops::Range<u64> {
+        let start = index * self.step_bytes;
+        start..(start + self.step_bytes).min(source_bytes(&self.planned.data))
+    }
 }
 
 fn source_bytes(data: &Data) -> u64 {

@@ -49,35 +49,16 @@ impl Engine {
         let kv_bytes = memory::kv_cache_bytes(&model, settings, context_length);
         let out_of_memory = || memory::out_of_memory(kv_bytes, context_length, settings.slots);
         memory::check_forecast(kv_bytes, context_length, settings.slots)?;
-        let rows_max = u32::try_from(LOGITS_BYTES_MAX / (4 * u64::from(vocabulary_size.max(1)))).unwrap_or(u32::MAX);
-        let rows_max = rows_max.clamp(8, settings.batch_size.max(8)).max(settings.slots);
         let abort = Arc::new(AbortFlag::default());
-        // SAFETY: gives a plain value.
-        let mut parameters = unsafe { sys::llama_context_default_params() };
-        parameters.n_ctx = context_length.next_multiple_of(256) * settings.slots;
-        parameters.n_batch = settings.batch_size;
-        parameters.n_ubatch = settings.ubatch_size.min(settings.batch_size);
-        parameters.n_seq_max = settings.slots;
-        parameters.n_outputs_max = rows_max;
-        parameters.n_threads = settings.threads;
-        parameters.n_threads_batch = settings.threads;
-        parameters.flash_attn_type = settings.flash_attention;
-        parameters.type_k = settings.cache_type_k.ggml;
-        parameters.type_v = settings.cache_type_v.ggml;
+        let mut parameters = context_parameters(settings, context_length, vocabulary_size);
+        let rows_max = parameters.n_outputs_max;
         parameters.abort_callback = Some(on_abort_poll);
         parameters.abort_callback_data = Arc::as_ptr(&abort).cast_mut().cast();
         // SAFETY: `Engine` drops the context before the abort flag and the model; on errors below, so do the locals'
         // scopes, because the context is the inner one.
         let (context, lines) = unsafe { ContextHandle::new(&model, parameters) };
         let Some(context) = context else {
-            if log::speaks_of_memory(&lines) {
-                let mut error = out_of_memory();
-                error.causes = log::reasons(&lines);
-                return Err(error);
-            }
-            let mut error = Error::unsupported("llama.cpp could not make a context with these options");
-            error.causes = log::reasons(&lines);
-            return Err(error);
+            return Err(refusal(&lines, out_of_memory));
         };
         // SAFETY: the context is valid; these only read.
         let (memory, length, batch) = unsafe {
@@ -201,6 +182,39 @@ impl Engine {
         // SAFETY: the context is valid; it was seen to have a memory when it was made.
         unsafe { sys::llama_get_memory(self.context.as_ptr()) }
     }
+}
+
+/// What llama.cpp is told about a context for `context_length` tokens in each of the settings' slots; no callbacks.
+pub(super) fn context_parameters(
+    settings: &Settings,
+    context_length: u32,
+    vocabulary_size: u32,
+) -> sys::llama_context_params {
+    let rows_max = u32::try_from(LOGITS_BYTES_MAX / (4 * u64::from(vocabulary_size.max(1)))).unwrap_or(u32::MAX);
+    // SAFETY: gives a plain value.
+    let mut parameters = unsafe { sys::llama_context_default_params() };
+    parameters.n_ctx = context_length.next_multiple_of(256) * settings.slots;
+    parameters.n_batch = settings.batch_size;
+    parameters.n_ubatch = settings.ubatch_size.min(settings.batch_size);
+    parameters.n_seq_max = settings.slots;
+    parameters.n_outputs_max = rows_max.clamp(8, settings.batch_size.max(8)).max(settings.slots);
+    parameters.n_threads = settings.threads;
+    parameters.n_threads_batch = settings.threads;
+    parameters.flash_attn_type = settings.flash_attention;
+    parameters.type_k = settings.cache_type_k.ggml;
+    parameters.type_v = settings.cache_type_v.ggml;
+    parameters
+}
+
+/// Why llama.cpp made no context, from what it logged.
+pub(super) fn refusal(lines: &[(LogLevel, String)], out_of_memory: impl FnOnce() -> Error) -> Error {
+    let mut error = if log::speaks_of_memory(lines) {
+        out_of_memory()
+    } else {
+        Error::unsupported("llama.cpp could not make a context with these options")
+    };
+    error.causes = log::reasons(lines);
+    error
 }
 
 fn sequence(slot: usize) -> sys::llama_seq_id {

@@ -1,6 +1,7 @@
-//! Owners of llama.cpp's model and context, the loading of a file, and the one-time start of the library.
+//! Owners of llama.cpp's model and context, the loading of a model, and the one-time start of the library.
 
 use super::log;
+use super::stream::{ReadAt, Stream};
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_sys_2 as sys;
 use pajamas_plugin_api::{CancelToken, Error, ErrorKind, Progress, Result};
@@ -35,19 +36,61 @@ impl ModelHandle {
     /// `Cancelled`; `OutOfMemory` and `InvalidModel` with what llama.cpp logged as causes.
     pub(crate) fn load(
         path: &Path,
+        parameters: sys::llama_model_params,
+        progress: &Progress,
+        cancel: &CancelToken,
+    ) -> Result<Self> {
+        let file = c_path(path)?;
+        Self::load_with(path, parameters, progress, cancel, |parameters| {
+            // SAFETY: the path is NUL-terminated; what `parameters` points to outlives the call.
+            unsafe { sys::llama_model_load_from_file(file.as_ptr(), parameters) }
+        })
+    }
+
+    /// Loads the GGUF file whose bytes `source` gives, called `path` in errors. Nothing of it can be mapped, so the
+    /// weights are copied.
+    ///
+    /// # Errors
+    /// As [`ModelHandle::load`], and those of `source`.
+    pub(crate) fn load_bytes(
+        path: &Path,
+        source: &mut dyn ReadAt,
         mut parameters: sys::llama_model_params,
         progress: &Progress,
         cancel: &CancelToken,
     ) -> Result<Self> {
+        parameters.load_mode = match parameters.load_mode {
+            sys::LLAMA_LOAD_MODE_MLOCK | sys::LLAMA_LOAD_MODE_MMAP_MLOCK => sys::LLAMA_LOAD_MODE_MLOCK,
+            _ => sys::LLAMA_LOAD_MODE_NONE,
+        };
+        // It maps too.
+        parameters.lazy_mode = sys::LLAMA_LAZY_MODE_OFF;
+        let mut stream = Stream::open(source)?;
+        let model = Self::load_with(path, parameters, progress, cancel, |parameters| {
+            // SAFETY: the stream is open at its beginning; it and what `parameters` points to outlive the call, and
+            // llama.cpp keeps nothing of a stream that it does not map.
+            unsafe { sys::llama_model_load_from_file_ptr(stream.as_ptr(), parameters) }
+        });
+        match stream.take_failure() {
+            // llama.cpp knows only that it could not read.
+            Some(error) => Err(error),
+            None => model,
+        }
+    }
+
+    fn load_with(
+        path: &Path,
+        mut parameters: sys::llama_model_params,
+        progress: &Progress,
+        cancel: &CancelToken,
+        load: impl FnOnce(sys::llama_model_params) -> *mut sys::llama_model,
+    ) -> Result<Self> {
         start_library();
-        let file = c_path(path)?;
         let mut watch = LoadWatch { progress, cancel, cancelled: false };
+        // `watch` lives until `load` has returned.
         parameters.progress_callback = Some(on_progress);
         parameters.progress_callback_user_data = (&raw mut watch).cast();
-        let (model, lines) = log::capture(|| {
-            // SAFETY: the path is NUL-terminated; `watch` and everything that `parameters` points to outlive the call.
-            NonNull::new(unsafe { sys::llama_model_load_from_file(file.as_ptr(), parameters) })
-        });
+        let (model, lines) = log::capture(|| NonNull::new(load(parameters)));
         match model {
             Some(model) => Ok(Self(model)),
             None if watch.cancelled => Err(Error::cancelled()),
@@ -131,7 +174,7 @@ struct LoadWatch<'a, 'p> {
 }
 
 unsafe extern "C" fn on_progress(fraction: f32, watch: *mut c_void) -> bool {
-    // SAFETY: `load` passes its `LoadWatch`, which lives during the call, and llama.cpp calls back on that thread.
+    // SAFETY: `load_with` passes its `LoadWatch`, which lives during the call, and llama.cpp calls back on that thread.
     let watch = unsafe { &mut *watch.cast::<LoadWatch<'_, '_>>() };
     let go_on = catch_unwind(AssertUnwindSafe(|| {
         watch.progress.report("loading", fraction, "");

@@ -1,11 +1,14 @@
-//! Running GGUF models with llama.cpp: loading, the KV cache's slots, tokenizing, generating, logits.
+//! Running models with llama.cpp: loading, the KV cache's slots, tokenizing, generating, logits.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | `handle` | owners of llama.cpp's objects, and the loading of a file |
+//! | `source` | what is loaded: a GGUF file, or a Hugging Face folder that is converted on its way into memory |
+//! | `handle` | owners of llama.cpp's objects, and the loading of a model |
+//! | `stream` | a file that does not exist, for C to read |
 //! | `log` | llama.cpp's log on its way to the host and into errors |
 //! | `options` | load options, and the settings they come to |
 //! | `vocab`, `info`, `memory` | what a loaded model knows and takes |
+//! | `forecast` | what a model would take, without loading it |
 //! | `queue` | who uses the context, and when |
 //! | `context`, `generate` | decoding, and the loops around it |
 //! | `devices` | what ggml can compute on |
@@ -13,6 +16,7 @@
 
 mod context;
 mod devices;
+mod forecast;
 mod generate;
 pub(crate) mod handle;
 mod info;
@@ -21,8 +25,11 @@ mod memory;
 mod model;
 mod options;
 mod queue;
+mod source;
+mod stream;
 pub(crate) mod vocab;
 
 pub use devices::cpu_device;
+pub use forecast::forecast_memory;
 pub use model::GgufModel;
 pub use options::option_specs;

@@ -1,11 +1,12 @@
-//! A GGUF model in llama.cpp, as the plugin API's `Model`.
+//! A model in llama.cpp, as the plugin API's `Model`.
 
 use super::context::Engine;
-use super::handle::{ModelHandle, start_library};
+use super::handle::ModelHandle;
 use super::info::{model_info, trained_context};
 use super::memory;
 use super::options::Settings;
 use super::queue::Queue;
+use super::source::Source;
 use super::vocab::Vocab;
 use llama_cpp_sys_2 as sys;
 use pajamas_plugin_api::{
@@ -24,21 +25,17 @@ pub struct GgufModel {
 }
 
 impl GgufModel {
-    /// Loads the GGUF file that `request` names. May be called from any thread.
+    /// Loads the GGUF file or the Hugging Face folder that `request` names, a folder in its own precision. May be called
+    /// from any thread.
     ///
     /// # Errors
     /// `InvalidModel` for a file that is damaged, cut short or no GGUF; `Unsupported` for a model that cannot generate;
-    /// `OutOfMemory` with the sizes; `InvalidRequest` for settings out of range; `Cancelled`; `Io`.
+    /// `OutOfMemory` with the sizes; `InvalidRequest` for settings out of range; `Cancelled`; `Io`; for a folder, those
+    /// of the converter.
     pub fn load(request: &LoadRequest, progress: &Progress, cancel: &CancelToken) -> Result<Self> {
         cancel.check()?;
         let settings = Settings::new(request)?;
-        crate::gguf_file::GgufFile::open(&request.path)?.check_complete()?;
-        start_library();
-        // SAFETY: gives a plain value.
-        let mut parameters = unsafe { sys::llama_model_default_params() };
-        parameters.load_mode = settings.load_mode;
-        parameters.n_gpu_layers = settings.gpu_layers;
-        let model = Arc::new(ModelHandle::load(&request.path, parameters, progress, cancel)?);
+        let model = Arc::new(Source::open(&request.path)?.load(&settings, progress, cancel)?);
         check_generates(&model)?;
         cancel.check()?;
         let vocab = Vocab::new(Arc::clone(&model))?;
@@ -106,7 +103,7 @@ impl Model for GgufModel {
 }
 
 /// Refuses models that llama.cpp loads for other purposes than continuing a text.
-fn check_generates(model: &ModelHandle) -> Result<()> {
+pub(super) fn check_generates(model: &ModelHandle) -> Result<()> {
     // SAFETY: the model is loaded; these only read.
     let (encoder, decoder, diffusion) = unsafe {
         let pointer = model.as_ptr();

@@ -5,7 +5,7 @@ use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
 use mlx_rs::{Array, ops};
 
 /// Positions that a cache grows by.
-const STEP: i32 = 256;
+pub(crate) const STEP: i32 = 256;
 
 /// Keys and values of every layer.
 #[derive(Debug)]

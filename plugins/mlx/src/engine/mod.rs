@@ -11,7 +11,7 @@
 //! | `thread` | the one thread that all of this happens on, and how callers talk to it |
 
 pub(crate) mod architecture;
-mod cache;
+pub(crate) mod cache;
 pub(crate) mod generate;
 mod linear;
 mod network;

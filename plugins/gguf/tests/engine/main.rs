@@ -1,5 +1,8 @@
 //! A real model through the whole crate: converted, quantized, loaded, asked, cancelled, measured.
 
+mod folder;
+mod forecast;
+
 use pajamas_gguf::{GgufModel, GgufQuantizer};
 use pajamas_plugin_api::{
     CancelToken, Error, ErrorKind, Event, FinishReason, GenerateRequest, GenerateStats, LoadRequest, Model,

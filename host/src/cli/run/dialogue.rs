@@ -1,0 +1,235 @@
+//! A conversation with a loaded model: asks, leaves out what no longer fits, counts, and keeps the session file.
+
+use super::Args;
+use super::answer::{generate, raw, statistics_of_parts};
+use crate::chat;
+use crate::cli::output;
+use crate::conversation::{self, Conversation, Session, Turn};
+use crate::error::Error;
+use crate::runtime::open::OpenModel;
+use pajamas_plugin_api::{CancelToken, ErrorKind, FinishReason, GenerateResult, GenerateStats, Prompt};
+use std::path::Path;
+
+/// The conversation to begin with: that of `--session`, or a new one; with the text of `--system`.
+///
+/// # Errors
+/// When the session's file cannot be read, or none could be written there.
+pub fn begin(args: &Args) -> anyhow::Result<Conversation> {
+    let mut conversation = Conversation::default();
+    if let Some(path) = &args.session {
+        if path.exists() {
+            conversation = open(path, args)?;
+        } else {
+            conversation::check_replaceable(path)?;
+        }
+    }
+    if let Some(system) = &args.system {
+        if conversation.system.as_ref().is_some_and(|kept| kept != system) {
+            output::say("note: the system text is that of `--system` and no longer the session's");
+        }
+        conversation.system = Some(system.clone());
+    }
+    Ok(conversation)
+}
+
+/// The conversation in the file at `path`, with a note if it was held with another model.
+fn open(path: &Path, args: &Args) -> anyhow::Result<Conversation> {
+    let session = Session::read(path).map_err(|error| match error {
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => Error::Refused {
+            message: format!("there is no session file `{}`", path.display()),
+            hint: "`/save FILE` writes one".into(),
+        },
+        error => error,
+    })?;
+    if session.model != args.model {
+        let model = output::clean(&session.model);
+        output::say(&format!("note: `{}` was held with `{model}` and goes on with `{}`", path.display(), args.model));
+    }
+    Ok(session.conversation)
+}
+
+/// What a conversation took so far.
+#[derive(Debug, Default)]
+struct Totals {
+    processed_tokens: u64,
+    generated_tokens: u64,
+    ms: f64,
+}
+
+/// A conversation with a loaded model.
+pub struct Dialogue<'a> {
+    model: &'a OpenModel,
+    args: &'a Args,
+    conversation: Conversation,
+    last: Option<GenerateStats>,
+    totals: Totals,
+}
+
+impl<'a> Dialogue<'a> {
+    /// Goes on with `conversation`.
+    pub fn new(model: &'a OpenModel, args: &'a Args, conversation: Conversation) -> Self {
+        Self { model, args, conversation, last: None, totals: Totals::default() }
+    }
+
+    /// The conversation so far.
+    pub fn conversation(&self) -> &Conversation {
+        &self.conversation
+    }
+
+    /// Answers `question`, printing the answer as it comes if `show`. When the conversation outgrows the context, its
+    /// oldest turns are left out, aloud. An answer that was stopped becomes part of the conversation, one that was
+    /// stopped before it began or that the backend broke off does not.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn ask(&mut self, question: &str, show: bool, cancel: &CancelToken) -> anyhow::Result<GenerateResult> {
+        let result = loop {
+            let prompt = self.prompt(question)?;
+            match generate(self.model, self.args, prompt, Some(1), show, cancel) {
+                Err(error) if overflows(&error) && !self.args.raw && !self.conversation.turns.is_empty() => {
+                    self.conversation.turns.remove(0);
+                    output::say("note: the conversation outgrew the context; its oldest turn was left out");
+                }
+                result => break result?,
+            }
+        };
+        self.count(&result.stats);
+        let counts = match result.stats.finish_reason {
+            FinishReason::Error => false,
+            FinishReason::Cancelled => !result.text.is_empty(),
+            _ => true,
+        };
+        // A raw prompt stands for itself: there is nothing that would go on.
+        if counts && !self.args.raw {
+            self.conversation.turns.push(Turn { question: question.into(), answer: result.text.clone() });
+        }
+        Ok(result)
+    }
+
+    fn prompt(&self, question: &str) -> anyhow::Result<Prompt> {
+        if self.args.raw {
+            return Ok(raw(question));
+        }
+        Ok(chat::prompt(self.model.engine.info(), &self.conversation.asking(question))?)
+    }
+
+    fn count(&mut self, stats: &GenerateStats) {
+        self.totals.processed_tokens += u64::from(stats.prompt_tokens.saturating_sub(stats.cached_tokens));
+        self.totals.generated_tokens += u64::from(stats.generated_tokens);
+        self.totals.ms += stats.total_ms;
+        self.last = Some(stats.clone());
+    }
+
+    /// Writes the conversation to the file of `--session`, where there is one.
+    ///
+    /// # Errors
+    /// When writing fails.
+    pub fn keep(&self) -> anyhow::Result<()> {
+        self.args.session.as_deref().map_or(Ok(()), |path| self.save(path))
+    }
+
+    /// Writes the conversation to `path`.
+    ///
+    /// # Errors
+    /// When there is a file that is no session, or writing fails.
+    pub fn save(&self, path: &Path) -> anyhow::Result<()> {
+        let session = Session {
+            model: self.args.model.clone(),
+            backend: self.model.backend.clone(),
+            conversation: self.conversation.clone(),
+        };
+        Ok(session.write(path)?)
+    }
+
+    /// Goes on with the conversation in the file at `path`.
+    ///
+    /// # Errors
+    /// When it cannot be read. Then nothing changes.
+    pub fn load(&mut self, path: &Path) -> anyhow::Result<()> {
+        let conversation = open(path, self.args)?;
+        self.replace(conversation);
+        Ok(())
+    }
+
+    /// Forgets the turns and keeps the system text. Gives how many there were.
+    pub fn reset(&mut self) -> usize {
+        let system = self.conversation.system.take();
+        let forgotten = self.conversation.turns.len();
+        self.replace(Conversation { system, turns: Vec::new() });
+        forgotten
+    }
+
+    /// Tells the model this before anything else, from the next turn on.
+    pub fn set_system(&mut self, text: Option<String>) {
+        self.conversation.system = text;
+    }
+
+    fn replace(&mut self, conversation: Conversation) {
+        self.conversation = conversation;
+        self.last = None;
+        self.totals = Totals::default();
+    }
+
+    /// What `/stats` shows.
+    pub fn statistics(&self) -> String {
+        let info = self.model.engine.info();
+        let totals = &self.totals;
+        let turns = self.conversation.turns.len();
+        let [prompt, answer] = match &self.last {
+            Some(stats) => statistics_of_parts(stats),
+            None => ["none yet".into(), String::new()],
+        };
+        let kind = [info.architecture.as_str(), info.quantization.as_str()];
+        let kind: Vec<&str> = kind.into_iter().filter(|word| !word.is_empty()).collect();
+        let seconds = totals.ms / 1e3;
+        let (processed, generated) = (totals.processed_tokens, totals.generated_tokens);
+        let mut rows = vec![
+            ("last answer", prompt),
+            ("", answer),
+            ("conversation", format!("{turns} {}", plural(turns, "turn"))),
+            ("", format!("processed {processed} prompt tokens and generated {generated} in {seconds:.1} s")),
+            ("context", format!("about {} of {} tokens", self.context_used(), info.context_length)),
+            ("model", format!("{} ({})", name(self.model), kind.join(", "))),
+            ("", self.model.path.display().to_string()),
+            ("backend", format!("{}, loaded in {:.0} ms", self.model.backend, self.model.load_ms)),
+        ];
+        rows.extend(self.args.session.as_ref().map(|path| ("session", path.display().to_string())));
+        rows.retain(|(_, value)| !value.is_empty());
+        let rows: Vec<String> = rows.into_iter().map(|(name, value)| format!("  {name:<13} {value}")).collect();
+        output::clean(&rows.join("\n"))
+    }
+
+    /// Tokens of context that the conversation takes up now.
+    fn context_used(&self) -> String {
+        if self.args.raw || self.conversation.turns.is_empty() {
+            return "0".into();
+        }
+        // Not what the last answer said: the system text may be another since, or the turns those of a file.
+        let tokens = chat::prompt(self.model.engine.info(), &self.conversation.messages())
+            .map_err(anyhow::Error::from)
+            .and_then(|prompt| self.tokens(&prompt));
+        tokens.map_or_else(|_| "an unknown number".into(), |tokens| tokens.to_string())
+    }
+
+    fn tokens(&self, prompt: &Prompt) -> anyhow::Result<usize> {
+        let Prompt::Text { segments, .. } = prompt else { return Ok(0) };
+        let count = |text: &str, special| self.model.engine.tokenize(text, false, special).map(|tokens| tokens.len());
+        let counts: Result<Vec<usize>, _> = segments.iter().map(|s| count(&s.text, s.parse_special)).collect();
+        Ok(counts?.iter().sum())
+    }
+}
+
+/// What to call a loaded model: its file's name without the extension, or its folder's.
+pub fn name(model: &OpenModel) -> String {
+    let name = if model.path.is_file() { model.path.file_stem() } else { model.path.file_name() };
+    name.map_or_else(|| model.path.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+/// `one` or its plural.
+pub fn plural(count: usize, one: &str) -> String {
+    if count == 1 { one.to_owned() } else { format!("{one}s") }
+}
+
+fn overflows(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Error::Plugin(error)) if error.kind == ErrorKind::ContextOverflow)
+}

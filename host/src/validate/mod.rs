@@ -1,0 +1,343 @@
+//! How much worse a quantized model is than what it was made from: both go through the same text in lockstep, and the
+//! result is judged.
+//!
+//! [`text`] → [`lockstep`] → [`compare`] → [`statistics`] → [`verdict`]; [`reference`] finds what to compare with.
+//! No logits are written anywhere, and memory does not grow with the text.
+
+pub mod compare;
+pub mod lockstep;
+pub mod reference;
+pub mod statistics;
+pub mod text;
+pub mod verdict;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::models::source::Source;
+use crate::models::{provenance, store};
+use crate::plugins::Candidate;
+use crate::runtime::open::{self, Observer, OpenModel, OpenOptions};
+use compare::Difference;
+use pajamas_plugin_api::{CancelToken, ProgressUpdate};
+use reference::Reference;
+use serde::{Deserialize, Serialize};
+use statistics::{Alone, Comparison, Estimate, Paired};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use text::{Text, TextSummary, Windows};
+use verdict::{Limits, Verdict};
+
+/// Tokens in a window by default.
+pub const WINDOW: u32 = 512;
+
+/// What to measure.
+#[derive(Debug, Clone)]
+pub struct ValidateOptions {
+    /// How to open the candidate.
+    pub open: OpenOptions,
+    /// How to open the reference.
+    pub reference_open: OpenOptions,
+    /// The text; none takes the one in the reference's folder, else the bundled one.
+    pub text: Option<Text>,
+    /// Tokens of it, at the most.
+    pub tokens: usize,
+    /// Tokens in a window; none takes [`WINDOW`], or what the model was trained with if that is less.
+    pub window: Option<u32>,
+    /// What the candidate must not exceed.
+    pub limits: Limits,
+}
+
+/// A model that took part.
+#[derive(Debug, Clone, Serialize)]
+pub struct Participant {
+    /// Its file or folder.
+    pub path: PathBuf,
+    /// The backend that it ran on.
+    pub backend: String,
+    /// How its weights are stored, as the backend says.
+    pub quantization: String,
+    /// Bytes of its file or folder.
+    pub size_bytes: u64,
+}
+
+/// What came out.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The model that was measured.
+    pub candidate: Participant,
+    /// What it was compared with, if there was something.
+    pub reference: Option<Participant>,
+    /// Why there was nothing to compare with; empty when there was.
+    pub no_reference: String,
+    /// What both read.
+    pub text: TextSummary,
+    /// The candidate's perplexity; none if it gave no finite numbers.
+    pub perplexity: Option<Estimate>,
+    /// How the two differ.
+    pub comparison: Option<Comparison>,
+    /// Whether the candidate is good enough; none without a reference.
+    pub verdict: Option<Verdict>,
+    /// What a reader of the figures should know.
+    pub notes: Vec<String>,
+    /// Whether the result was written into the artifact, or into its record in the store.
+    pub recorded: bool,
+    /// Who computed for how long, loading not included.
+    pub elapsed: Elapsed,
+}
+
+/// Who computed for how long, in milliseconds.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Elapsed {
+    /// The reference.
+    pub reference_ms: f64,
+    /// The candidate.
+    pub candidate_ms: f64,
+    /// The comparison of their answers.
+    pub comparison_ms: f64,
+    /// All of it.
+    pub total_ms: f64,
+}
+
+/// The part of a [`Report`] that is kept with the artifact.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Whether it was good enough.
+    pub passed: bool,
+    /// Growth of perplexity: 0.05 is five percent.
+    pub perplexity_change: f64,
+    /// Mean KL divergence, in nats.
+    pub kld_mean: f64,
+    /// Its 99th percentile.
+    pub kld_p99: f64,
+    /// Part of the positions with the same likeliest token.
+    pub top1: f64,
+    /// Positions that were looked at.
+    pub tokens: u64,
+}
+
+/// Measures `source` against `reference`; without one, against what it was made from, as far as that is known and can be
+/// run here, else alone.
+///
+/// # Errors
+/// When the candidate or a `reference` that was named cannot be run or measured, the text cannot be read, or the two do
+/// not speak the same tokens.
+pub fn validate(
+    source: &Source,
+    reference: Option<(&str, &Source)>,
+    options: &ValidateOptions,
+    host: &Host<'_>,
+    cancel: &CancelToken,
+) -> Result<Report> {
+    let window = options.window.unwrap_or(WINDOW);
+    let context = Some(window);
+    let open_options = OpenOptions { context_length: context, ..options.open.clone() };
+    let candidate = open::open(source, &open_options, host.candidates, host.config, host.observer, cancel)?;
+    let window = checked_window(options.window, &candidate)?;
+    let reference_options = OpenOptions { context_length: context, ..options.reference_open.clone() };
+    let (reference, no_reference) = match reference {
+        Some((name, source)) => {
+            let reference = reference::open(source, name, &reference_options, &candidate, host, cancel)?;
+            (Some(reference), String::new())
+        }
+        None => match implied_reference(&candidate, &reference_options, host, cancel) {
+            Ok(reference) => (Some(reference), String::new()),
+            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            Err(error) => (None, error.to_string()),
+        },
+    };
+    let text = options.text.clone().unwrap_or_else(|| Text::of_model(reference.as_ref().map(|r| r.source.as_path())));
+    let tokens = text.tokens(&candidate.engine, options.tokens)?;
+    if let Some(reference) = &reference {
+        check_same_tokens(&tokens, &reference.model, &candidate)?;
+    }
+    let windows = Windows::new(tokens, window as usize, bos(&candidate)?);
+    let measured = measure(&candidate, reference.as_ref().map(|r| &r.model), &windows, host.observer, cancel)?;
+    let verdict = reference.is_some().then(|| verdict::judge(measured.comparison.as_ref(), options.limits));
+    let notes = notes(&candidate, measured.comparison.as_ref());
+    let mut report = Report {
+        candidate: participant(&candidate, &candidate.path),
+        reference: reference.as_ref().map(|reference| participant(&reference.model, &reference.source)),
+        no_reference,
+        text: windows.summary(&text),
+        perplexity: measured.perplexity,
+        comparison: measured.comparison,
+        verdict,
+        notes,
+        recorded: false,
+        elapsed: measured.elapsed,
+    };
+    if let Some(summary) = report.summary() {
+        report.recorded = keep(&summary, &candidate.path, host.config)?;
+    }
+    Ok(report)
+}
+
+/// What every step needs of the program around it.
+pub struct Host<'a> {
+    /// The plugins, sorted by rank.
+    pub candidates: &'a [Candidate],
+    /// The settings.
+    pub config: &'a Config,
+    /// Who wants to know what happens.
+    pub observer: &'a dyn Observer,
+}
+
+fn checked_window(asked: Option<u32>, candidate: &OpenModel) -> Result<u32> {
+    let trained = candidate.engine.info().context_length_trained;
+    match asked {
+        Some(window) if trained > 0 && window > trained => Err(Error::Usage {
+            message: format!("a window of {window} tokens is longer than the {trained} the model was trained with"),
+            hint: format!("--window {trained}"),
+        }),
+        Some(window) => Ok(window),
+        None if trained > 0 => Ok(WINDOW.min(trained)),
+        None => Ok(WINDOW),
+    }
+}
+
+fn implied_reference(
+    candidate: &OpenModel,
+    options: &OpenOptions,
+    host: &Host<'_>,
+    cancel: &CancelToken,
+) -> Result<Reference> {
+    let source = reference::origin(&candidate.path, host.config)?;
+    reference::open(&source, &source.display(), options, candidate, host, cancel)
+}
+
+/// A text that the reference finds less likely than chance tells nothing of what was lost.
+fn notes(candidate: &OpenModel, comparison: Option<&Comparison>) -> Vec<String> {
+    let chance = f64::from(candidate.engine.info().vocabulary_size);
+    let perplexity = comparison.map_or(0.0, |comparison| comparison.reference_perplexity.value);
+    let unsuitable = perplexity > chance;
+    let note = || {
+        format!(
+            "the reference does not know this kind of text (perplexity {perplexity:.0}, and guessing would be {chance}): \
+             its change says little; measure on a text of the model's own kind with `--text`"
+        )
+    };
+    unsuitable.then(note).into_iter().collect()
+}
+
+/// What the model wants before every text, if anything.
+fn bos(model: &OpenModel) -> Result<Option<u32>> {
+    let (plain, special) = (model.engine.tokenize("a", false, false)?, model.engine.tokenize("a", true, false)?);
+    Ok(special.strip_suffix(&plain[..]).and_then(|bos| bos.first()).copied())
+}
+
+/// The same ids must mean the same text to both, or comparing their probabilities means nothing.
+fn check_same_tokens(tokens: &[u32], reference: &OpenModel, candidate: &OpenModel) -> Result<()> {
+    let known = |model: &OpenModel| model.engine.info().vocabulary_size as usize;
+    let inside = tokens.iter().all(|id| (*id as usize) < known(reference).min(known(candidate)));
+    if inside && reference.engine.detokenize(tokens)? == candidate.engine.detokenize(tokens)? {
+        return Ok(());
+    }
+    Err(Error::Refused {
+        message: format!(
+            "`{}` and `{}` have different vocabularies: their probabilities cannot be compared",
+            candidate.path.display(),
+            reference.path.display()
+        ),
+        hint: "the reference must be what the model was made from".into(),
+    })
+}
+
+struct Measured {
+    perplexity: Option<Estimate>,
+    comparison: Option<Comparison>,
+    elapsed: Elapsed,
+}
+
+fn measure(
+    candidate: &OpenModel,
+    reference: Option<&OpenModel>,
+    windows: &Windows,
+    observer: &dyn Observer,
+    cancel: &CancelToken,
+) -> Result<Measured> {
+    let started = Instant::now();
+    let positions = (windows.count() * (windows.length() - 1)) as f32;
+    let progress = |done: u64, perplexity: f64| {
+        // A bar is not looked at more often than that.
+        if done % 32 == 0 {
+            let (stage, detail) = ("validating".into(), format!("perplexity {perplexity:.4}"));
+            observer.progress(&ProgressUpdate { stage, fraction: done as f32 / positions, detail });
+        }
+    };
+    let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+    let Some(reference) = reference else {
+        let mut alone = Alone::default();
+        let mut each = |prediction| {
+            alone.add(prediction);
+            progress(alone.count() + alone.invalid(), alone.perplexity().value);
+        };
+        lockstep::alone(&candidate.engine, windows, &mut each, cancel)?;
+        let total_ms = milliseconds(started.elapsed());
+        let elapsed = Elapsed { candidate_ms: total_ms, total_ms, ..Elapsed::default() };
+        let perplexity = (alone.count() > 0).then(|| alone.perplexity());
+        return Ok(Measured { perplexity, comparison: None, elapsed });
+    };
+    let mut paired = Paired::default();
+    let mut broken = None;
+    let mut each = |difference: &Difference| {
+        if !difference.reference.loss.is_finite() {
+            broken = Some(());
+        }
+        paired.add(difference);
+        progress(paired.count() + paired.invalid(), paired.perplexity().value);
+    };
+    let times = lockstep::both(&reference.engine, &candidate.engine, windows, &mut each, cancel)?;
+    if broken.is_some() {
+        return Err(Error::Refused {
+            message: format!("the reference `{}` gives no finite numbers", reference.path.display()),
+            hint: "it is damaged, or its backend is; try another with `--reference-backend`".into(),
+        });
+    }
+    Ok(Measured {
+        perplexity: (paired.count() > 0).then(|| paired.perplexity()),
+        comparison: paired.finish(),
+        elapsed: Elapsed {
+            reference_ms: milliseconds(times.reference),
+            candidate_ms: milliseconds(times.candidate),
+            comparison_ms: milliseconds(times.comparison),
+            total_ms: milliseconds(started.elapsed()),
+        },
+    })
+}
+
+fn participant(model: &OpenModel, path: &Path) -> Participant {
+    Participant {
+        path: path.into(),
+        backend: model.backend.clone(),
+        quantization: model.engine.info().quantization.clone(),
+        size_bytes: store::size_on_disk(path),
+    }
+}
+
+impl Report {
+    /// What is kept with the artifact; none where nothing was judged.
+    pub fn summary(&self) -> Option<Summary> {
+        let (comparison, verdict) = (self.comparison.as_ref()?, self.verdict.as_ref()?);
+        Some(Summary {
+            passed: verdict.passed,
+            perplexity_change: rounded(comparison.perplexity_change.value),
+            kld_mean: rounded(comparison.kl_divergence.mean),
+            kld_p99: rounded(comparison.kl_divergence.p99),
+            top1: rounded(comparison.top1_agreement.value),
+            tokens: self.text.scored,
+        })
+    }
+}
+
+/// To four digits: what is kept has little room.
+fn rounded(value: f64) -> f64 {
+    format!("{value:.3e}").parse().unwrap_or(value)
+}
+
+/// Writes the result into the artifact and into its record. False where there is neither.
+fn keep(summary: &Summary, path: &Path, config: &Config) -> Result<bool> {
+    let text = serde_json::to_string(summary).unwrap_or_default();
+    let inside = provenance::write_validation(path, &text)?;
+    let beside = store::remember_validation(config, path, summary)?;
+    Ok(inside || beside)
+}

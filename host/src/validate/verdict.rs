@@ -1,0 +1,111 @@
+//! Measurements → good enough or not, and why not.
+
+use super::statistics::Comparison;
+use serde::{Deserialize, Serialize};
+
+/// What a candidate must not exceed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Limits {
+    /// How much perplexity may grow: 0.05 is five percent.
+    pub max_degradation: f64,
+    /// The mean KL divergence from the reference, in nats; none does not look at it.
+    pub max_kld: Option<f64>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_degradation: 0.05, max_kld: None }
+    }
+}
+
+/// Whether a candidate is good enough.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Whether it is.
+    pub passed: bool,
+    /// The limit to the growth of perplexity: 0.05 is five percent.
+    pub max_degradation: f64,
+    /// The limit to the mean KL divergence, in nats, if there was one.
+    pub max_kld: Option<f64>,
+    /// What was exceeded, in sentences; empty when it passed.
+    pub reasons: Vec<String>,
+}
+
+/// Judges `comparison`; none is what a candidate comes to that gave no finite number at all.
+pub fn judge(comparison: Option<&Comparison>, limits: Limits) -> Verdict {
+    let mut reasons = Vec::new();
+    match comparison {
+        None => reasons.push("it gives no finite numbers: it is damaged".to_owned()),
+        Some(comparison) => {
+            if comparison.invalid_positions > 0 {
+                let count = comparison.invalid_positions;
+                reasons.push(format!("at {count} positions it gives no finite numbers: it is damaged"));
+            }
+            let (change, max) = (comparison.perplexity_change.value, limits.max_degradation);
+            if change > max {
+                reasons.push(format!("perplexity grew by {}, at most {} are allowed", percent(change), percent(max)));
+            }
+            let divergence = comparison.kl_divergence.mean;
+            if let Some(max) = limits.max_kld.filter(|max| divergence > *max) {
+                reasons.push(format!("the mean KL divergence is {divergence:.6}, at most {max} is allowed"));
+            }
+        }
+    }
+    Verdict { passed: reasons.is_empty(), max_degradation: limits.max_degradation, max_kld: limits.max_kld, reasons }
+}
+
+/// `0.0512` as `5.12 %`.
+pub fn percent(part: f64) -> String {
+    format!("{:.2} %", part * 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::statistics::{Distribution, Estimate};
+
+    fn comparison(change: f64, divergence: f64, invalid_positions: u64) -> Comparison {
+        let estimate = |value| Estimate { value, standard_error: 0.0 };
+        let distribution = |mean| Distribution {
+            mean,
+            standard_error: 0.0,
+            minimum: 0.0,
+            p01: 0.0,
+            p05: 0.0,
+            median: 0.0,
+            p90: 0.0,
+            p95: 0.0,
+            p99: 0.0,
+            p999: 0.0,
+            maximum: 0.0,
+        };
+        Comparison {
+            reference_perplexity: estimate(2.0),
+            perplexity_change: estimate(change),
+            kl_divergence: distribution(divergence),
+            top1_agreement: estimate(1.0),
+            probability_change: distribution(0.0),
+            probability_change_rms: 0.0,
+            invalid_positions,
+        }
+    }
+
+    #[test]
+    fn limits_are_kept_or_named() {
+        let limits = Limits { max_degradation: 0.05, max_kld: Some(0.1) };
+        let reasons = |comparison: Option<Comparison>| judge(comparison.as_ref(), limits).reasons;
+        assert!(judge(Some(&comparison(0.05, 0.1, 0)), limits).passed);
+        assert!(judge(Some(&comparison(-0.2, 0.0, 0)), limits).passed, "better is good enough");
+        assert_eq!(
+            reasons(Some(comparison(0.0512, 0.0, 0))),
+            ["perplexity grew by 5.12 %, at most 5.00 % are allowed"]
+        );
+        assert_eq!(
+            reasons(Some(comparison(0.0, 0.2, 0))),
+            ["the mean KL divergence is 0.200000, at most 0.1 is allowed"]
+        );
+        assert_eq!(reasons(Some(comparison(0.1, 0.2, 3))).len(), 3);
+        assert_eq!(reasons(None).len(), 1);
+        assert!(judge(Some(&comparison(0.0, 9.0, 0)), Limits::default()).passed);
+    }
+}

@@ -1,0 +1,97 @@
+//! What a model is loaded from: a GGUF file, or a Hugging Face folder that is converted on its way into memory.
+
+use super::handle::{ModelHandle, start_library};
+use super::{memory, options::Settings};
+use crate::convert::{Conversion, FloatType, View};
+use crate::gguf_file::GgufFile;
+use llama_cpp_sys_2 as sys;
+use pajamas_hf_model::HfModel;
+use pajamas_plugin_api::{CancelToken, LogLevel, Progress, Result, host};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A model on the disk whose headers were read and found to be in order.
+pub(crate) enum Source {
+    /// A GGUF file, complete.
+    File(PathBuf),
+    /// A Hugging Face folder.
+    Folder(Box<HfModel>),
+}
+
+impl Source {
+    /// Reads the headers of the file or folder at `path`.
+    ///
+    /// # Errors
+    /// `InvalidModel` for one that is damaged, cut short or of another kind; `Unsupported`; `Io`.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            return Ok(Self::Folder(Box::new(HfModel::open(path)?)));
+        }
+        GgufFile::open(path)?.check_complete()?;
+        Ok(Self::File(path.to_owned()))
+    }
+
+    /// Loads the model, weights and all.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, `Cancelled`, `InvalidModel`, `Io`; for folders, those of the converter.
+    pub(crate) fn load(&self, settings: &Settings, progress: &Progress, cancel: &CancelToken) -> Result<ModelHandle> {
+        start_library();
+        match self {
+            Self::File(path) => ModelHandle::load(path, parameters(settings), progress, cancel),
+            Self::Folder(model) => {
+                let conversion = plan(model)?;
+                for note in conversion.notes() {
+                    host().log(LogLevel::Info, "pajamas_gguf", note);
+                }
+                let mut view = View::new(&conversion, cancel)?;
+                check_room(model, &view, settings)?;
+                ModelHandle::load_bytes(model.dir(), &mut view, parameters(settings), progress, cancel)
+            }
+        }
+    }
+
+    /// The model with everything but its weights, which are neither read nor given room: nothing can be computed.
+    ///
+    /// # Errors
+    /// As [`Source::load`].
+    pub(crate) fn load_hollow(&self, settings: &Settings) -> Result<ModelHandle> {
+        start_library();
+        let (progress, cancel) = (Progress::default(), CancelToken::never());
+        let mut parameters = parameters(settings);
+        parameters.no_alloc = true;
+        // llama.cpp aborts where it is to map weights without giving them room.
+        parameters.load_mode = sys::LLAMA_LOAD_MODE_NONE;
+        match self {
+            Self::File(path) => ModelHandle::load(path, parameters, &progress, &cancel),
+            Self::Folder(model) => {
+                let conversion = plan(model)?;
+                let mut view = View::new(&conversion, &cancel)?;
+                ModelHandle::load_bytes(model.dir(), &mut view, parameters, &progress, &cancel)
+            }
+        }
+    }
+}
+
+/// How a folder is loaded: in its own precision. What llama.cpp then reads is the GGUF file that the converter would
+/// write, so that there is one way from a checkpoint to llama.cpp's tensors.
+fn plan(model: &HfModel) -> Result<Conversion<'_>> {
+    Conversion::plan(model, FloatType::Auto, &BTreeMap::new())
+}
+
+/// Refuses a folder for which there is no memory: nothing of it is mapped.
+fn check_room(model: &HfModel, view: &View<'_>, settings: &Settings) -> Result<()> {
+    let config = model.config();
+    let context_length = settings.context_length(u32::try_from(config.context_length()?).unwrap_or(u32::MAX))?;
+    let width = config.key_value_heads()?.saturating_mul(config.head_dim()?);
+    let kv_bytes = memory::attention_cache_bytes(config.layers()?, width, settings, context_length);
+    memory::check_room(model.dir(), view.tensor_bytes(), kv_bytes)
+}
+
+fn parameters(settings: &Settings) -> sys::llama_model_params {
+    // SAFETY: gives a plain value.
+    let mut parameters = unsafe { sys::llama_model_default_params() };
+    parameters.load_mode = settings.load_mode;
+    parameters.n_gpu_layers = settings.gpu_layers;
+    parameters
+}
