@@ -4,9 +4,11 @@
 //! [`worker`].
 //!
 //! - `config`, `env_vars`: settings and where they come from. `error`: what can go wrong, with hints.
-//! - `hardware`: this machine. `doctor`: is the installation sound. `chat`: a model's own template. `conversation`: what a
-//!   chat remembers, and its file. `text`: sizes and shell words. `cli`: one file per command.
+//! - [`benchmark`]: how fast that is. `hardware`: this machine. `doctor`: is the installation sound. `chat`: a model's own
+//!   template. `conversation`: what a chat remembers, and its file. `text`: sizes and shell words. `cli`: one file per
+//!   command.
 
+pub mod benchmark;
 pub mod chat;
 pub mod cli;
 pub mod config;

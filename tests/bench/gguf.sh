@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Compares the plugin's speed with a bare llama.cpp loop's, on a model of Qwen2.5-0.5B's shapes. `make bench-gguf` calls it.
+# Compares the plugin's speed, and what `pajamas benchmark` says of it, with a bare llama.cpp loop's, on a model of
+# Qwen2.5-0.5B's shapes. `make bench-gguf` calls it.
 #
 #     cargo build --release && cargo build --release -p pajamas-gguf --example speed
 #     tests/bench/gguf.sh [TARGET [WORK [OPTION OF speed ...]]]
@@ -25,3 +26,4 @@ uptime >&2 || true
 for method in Q4_K_M Q8_0; do
     "$TARGET/examples/speed" "$TARGET/$library" "$WORK/$method.gguf" "$@"
 done
+python3 "$repository/tests/bench/gguf_benchmark.py" "$TARGET" "$TARGET/$library" "$WORK/Q4_K_M.gguf" "$WORK/Q8_0.gguf" "$@"

@@ -1,6 +1,7 @@
 //! The product from the outside, one module per promise.
 
 mod bad_input;
+mod benchmark;
 mod chat;
 mod config_command;
 mod doctor;

@@ -22,6 +22,7 @@ mod validate;
 use crate::config::Config;
 use crate::error::Error;
 use clap::{Parser, Subcommand};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -78,12 +79,26 @@ enum Command {
 /// Parses the command line, runs the command and returns the exit code: 0 done, 1 failed, 2 wrong usage, 130
 /// interrupted.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(answer) => return say_answer(&answer),
+    };
     log::start(cli.common.verbose);
     match dispatch(cli.command, &cli.common) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error, cli.common.json),
     }
+}
+
+/// Prints what the parser says: help, the version, or what is wrong. Help that could not be written is a failure.
+fn say_answer(answer: &clap::Error) -> ExitCode {
+    let written = answer.print().and_then(|()| std::io::stdout().flush());
+    if let Err(error) = written
+        && !answer.use_stderr()
+    {
+        output::gone(&error);
+    }
+    ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(2))
 }
 
 /// Runs the command. The settings are read where they are needed: what helps when they are broken must do without.

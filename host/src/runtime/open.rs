@@ -109,6 +109,19 @@ pub fn open(
     }
 }
 
+/// The formats that [`open`] would run `source` in: its own, or those that it can be made in.
+///
+/// # Errors
+/// When nothing makes what has to be made first, or a method is named for a model that is finished.
+pub fn formats(
+    source: &Source,
+    options: &OpenOptions,
+    candidates: &[Candidate],
+    config: &Config,
+) -> Result<Vec<String>> {
+    Wanted::new(source, options, candidates, config).map(|wanted| wanted.formats)
+}
+
 /// The options `set` as `candidate` takes them.
 ///
 /// # Errors

@@ -11,8 +11,11 @@ use std::ops::ControlFlow;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Rows that the reference may be ahead, in bytes: as many as an engine computes in one batch.
+/// Rows that the reference may be ahead, in bytes: as many as llama.cpp computes in one batch.
 const AHEAD_BYTES_MAX: usize = 64 << 20;
+
+/// The same in rows, for small vocabularies.
+const AHEAD_ROWS_MAX: usize = 512;
 
 /// Who worked for how long.
 #[derive(Debug, Clone, Copy, Default)]
@@ -57,7 +60,7 @@ pub fn both(
     cancel: &CancelToken,
 ) -> Result<Times> {
     let row_bytes = 4 * reference.info().vocabulary_size.max(1) as usize;
-    let turns = Turns::new((AHEAD_BYTES_MAX / row_bytes).max(1));
+    let turns = Turns::new((AHEAD_BYTES_MAX / row_bytes).clamp(1, AHEAD_ROWS_MAX));
     std::thread::scope(|scope| {
         let ahead = scope.spawn(|| {
             let _finish = OnDrop(|| turns.finish());

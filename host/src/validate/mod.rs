@@ -259,7 +259,7 @@ fn measure(
     let positions = (windows.count() * (windows.length() - 1)) as f32;
     let progress = |done: u64, perplexity: f64| {
         // A bar is not looked at more often than that.
-        if done % 32 == 0 {
+        if done.is_multiple_of(32) {
             let (stage, detail) = ("validating".into(), format!("perplexity {perplexity:.4}"));
             observer.progress(&ProgressUpdate { stage, fraction: done as f32 / positions, detail });
         }

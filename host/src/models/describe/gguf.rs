@@ -5,9 +5,6 @@ use crate::error::{Error, Result};
 use pajamas_gguf_file::{FileType, GgufFile, Metadata, Value};
 use std::path::{Path, PathBuf};
 
-/// Parts that a model may be in.
-const PARTS_MAX: u64 = 1000;
-
 pub(super) fn describe(path: &Path) -> Result<Description> {
     let file = open(path)?;
     let mut tally = Tally::default();
@@ -57,7 +54,8 @@ fn other_parts(file: &GgufFile) -> Result<Vec<PathBuf>> {
         let hint = "fetch it into the same folder".into();
         Err(Error::Invalid { path, message: format!("part {number} of {count} is missing"), hint })
     };
-    (2..=count.min(PARTS_MAX)).map(part).collect()
+    // The first one that is missing ends it, whatever the count claims.
+    (2..=count).map(part).collect()
 }
 
 fn read(metadata: &Metadata) -> Description {

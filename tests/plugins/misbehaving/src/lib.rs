@@ -57,6 +57,10 @@ impl Model for Loom {
 
     fn generate(&self, _: &GenerateRequest, sink: &mut TokenSink<'_>) -> Result<()> {
         sink.prompt_started(1, 0);
+        if mode("abort-generate") {
+            eprintln!("the thread snapped");
+            std::process::abort();
+        }
         assert!(!mode("panic-generate"), "no thread");
         let _ = sink.token(Token::new(0, &"baa 😀".as_bytes()[..6]));
         assert!(!mode("panic-midway"), "the thread broke");
