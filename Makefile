@@ -21,7 +21,7 @@ export CMAKE_C_COMPILER_LAUNCHER := ccache
 export CMAKE_CXX_COMPILER_LAUNCHER := ccache
 endif
 
-.PHONY: help deps build host plugins plugin-gguf-cpu plugin-mlx-quantize plugin-mlx demo test quality lint bench bench-gguf bench-mlx golden install clean
+.PHONY: help deps build host plugins plugin-gguf-cpu plugin-mlx-quantize plugin-mlx demo test quality lint bench bench-gguf bench-mlx golden reference install clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -86,6 +86,9 @@ golden: build ## recompute the golden files with transformers and mlx-lm (needs 
 	python3 tests/oracle/mlx_generation_golden.py tests/fixtures/pajama-tiny tests/fixtures/golden
 	$(CARGO) build --release --locked -p pajamas-tests --example logits
 	python3 tests/oracle/validate_golden.py "$(RELEASE)" tests/fixtures/pajama-tiny tests/fixtures/golden/validate.json
+
+reference: ## write docs/reference/cli.md anew, from the program's own help
+	UPDATE_REFERENCE=1 $(CARGO) test --release --locked -p pajamas --lib reference
 
 install: build ## install the programs into $PREFIX/bin and the plugins into $PREFIX/plugins (default: ~/.pajamas)
 	install -d "$(PREFIX)/bin" "$(PREFIX)/plugins"

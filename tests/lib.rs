@@ -70,7 +70,14 @@ impl Home {
     /// `pajamas` with this home and nothing else of the environment's that it would read.
     pub fn command<S: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(built(&format!("pajamas{}", std::env::consts::EXE_SUFFIX)));
-        for name in ["PAJAMAS_PLUGIN_PATH", "PAJAMAS_WORKER", "PAJAMAS_BACKEND", "HF_HUB_CACHE", "RUST_LOG"] {
+        for name in [
+            "PAJAMAS_PLUGIN_PATH",
+            "PAJAMAS_WORKER",
+            "PAJAMAS_BACKEND",
+            "HF_HUB_CACHE",
+            "HUGGINGFACE_HUB_CACHE",
+            "RUST_LOG",
+        ] {
             command.env_remove(name);
         }
         command.env("PAJAMAS_HOME", self.path()).env("HF_HOME", self.path().join("huggingface"));

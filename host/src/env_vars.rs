@@ -1,25 +1,73 @@
 //! Every environment variable that pajamas reads, declared once.
 
-/// Moves everything that lives in `~/.pajamas`.
-pub const PAJAMAS_HOME: &str = "PAJAMAS_HOME";
-/// Further plugin folders, separated as in `PATH`.
-pub const PAJAMAS_PLUGIN_PATH: &str = "PAJAMAS_PLUGIN_PATH";
-/// The worker executable, where it is not beside the program.
-pub const PAJAMAS_WORKER: &str = "PAJAMAS_WORKER";
-/// The backend to prefer.
-pub const PAJAMAS_BACKEND: &str = "PAJAMAS_BACKEND";
-/// Hugging Face's folder; its cache is `hub` below it.
-pub const HF_HOME: &str = "HF_HOME";
-/// Hugging Face's cache.
-pub const HF_HUB_CACHE: &str = "HF_HUB_CACHE";
-/// Filters the log, as in `pajamas=debug`.
-pub const RUST_LOG: &str = "RUST_LOG";
-/// No colour, whatever its value.
-pub const NO_COLOR: &str = "NO_COLOR";
-/// The kind of terminal; on a `dumb` one lines are not edited.
-pub const TERM: &str = "TERM";
+/// A variable and what it does.
+#[derive(Debug, Clone, Copy)]
+pub struct Variable {
+    /// Its name.
+    pub name: &'static str,
+    /// A sentence.
+    pub help: &'static str,
+}
+
+macro_rules! variables {
+    ($(#[doc = $help:literal] $name:ident;)+) => {
+        $(
+            #[doc = $help]
+            pub const $name: &str = stringify!($name);
+        )+
+        /// Every variable, in the order to show them in.
+        pub const ALL: &[Variable] = &[$(Variable { name: $name, help: $help.trim_ascii() }),+];
+    };
+}
+
+variables! {
+    /// Moves everything that lives in `~/.pajamas`.
+    PAJAMAS_HOME;
+    /// Further plugin folders, separated as in `PATH`.
+    PAJAMAS_PLUGIN_PATH;
+    /// The worker executable, where it is not beside the program.
+    PAJAMAS_WORKER;
+    /// The backend to prefer.
+    PAJAMAS_BACKEND;
+    /// Hugging Face's cache.
+    HF_HUB_CACHE;
+    /// An older name of `HF_HUB_CACHE`.
+    HUGGINGFACE_HUB_CACHE;
+    /// Hugging Face's folder; its cache is `hub` below it.
+    HF_HOME;
+    /// Where caches are kept instead of `~/.cache`; Hugging Face's is `huggingface/hub` below it.
+    XDG_CACHE_HOME;
+    /// Filters the log, as in `pajamas=debug`.
+    RUST_LOG;
+    /// No colour, whatever its value.
+    NO_COLOR;
+    /// The kind of terminal; on a `dumb` one lines are not edited.
+    TERM;
+}
 
 /// The value of `name`, if it is set and not empty.
 pub fn value(name: &str) -> Option<std::ffi::OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// The user's home folder; none where nothing tells an absolute path, so that none is implied by where a program is
+/// started.
+pub fn user_home() -> Option<std::path::PathBuf> {
+    std::env::home_dir().filter(|home| home.is_absolute())
+}
+
+/// Whether the value of `name` must not be shown to anybody.
+pub fn is_secret(name: &str) -> bool {
+    ["TOKEN", "KEY", "SECRET", "PASSWORD"].iter().any(|word| name.to_ascii_uppercase().ends_with(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_and_keys_are_secrets_and_what_is_declared_is_not() {
+        assert!(is_secret("HF_TOKEN") && is_secret("HUGGING_FACE_HUB_TOKEN") && is_secret("OPENAI_API_KEY"));
+        assert!(ALL.iter().all(|variable| !is_secret(variable.name) && variable.help.ends_with('.')));
+    }
 }

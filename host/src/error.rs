@@ -84,6 +84,9 @@ pub enum Error {
     /// The model was measured and is not as good as it has to be.
     #[error("{0}")]
     QualityTooLow(String),
+    /// So many things are wrong with this installation; what they are was said.
+    #[error("problems found: {0}")]
+    Unsound(usize),
     /// A worker process ended, hung or spoke nonsense.
     #[error("the worker process {what}{}", tail(stderr))]
     Worker {
@@ -131,6 +134,7 @@ impl Error {
             Self::Refused { .. } => "refused",
             Self::Usage { .. } => "usage",
             Self::QualityTooLow(_) => "quality_too_low",
+            Self::Unsound(_) => "unsound",
             Self::Worker { .. } => "worker",
             Self::Interrupted => "interrupted",
             Self::Plugin(error) => match error.kind {
@@ -178,7 +182,7 @@ impl Error {
             Self::UnknownRecipe { name, known } => suggestion(name, known, "methods"),
             Self::Worker { .. } => "run again with `-v` to see what it logged".into(),
             Self::Plugin(error) => error.hint.clone().unwrap_or_default(),
-            Self::Io { .. } | Self::Interrupted | Self::QualityTooLow(_) => String::new(),
+            Self::Io { .. } | Self::Interrupted | Self::QualityTooLow(_) | Self::Unsound(_) => String::new(),
         };
         (!hint.is_empty()).then_some(hint)
     }

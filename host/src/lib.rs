@@ -4,14 +4,16 @@
 //! [`worker`].
 //!
 //! - `config`, `env_vars`: settings and where they come from. `error`: what can go wrong, with hints.
-//! - [`benchmark`]: how fast that is. `hardware`: this machine. `chat`: a model's own template. `conversation`: what a chat
-//!   remembers, and its file. `cli`: one file per command.
+//! - [`benchmark`]: how fast that is. `hardware`: this machine. `doctor`: is the installation sound. `chat`: a model's own
+//!   template. `conversation`: what a chat remembers, and its file. `text`: sizes and shell words. `cli`: one file per
+//!   command.
 
 pub mod benchmark;
 pub mod chat;
 pub mod cli;
 pub mod config;
 pub mod conversation;
+pub mod doctor;
 pub mod env_vars;
 pub mod error;
 pub mod hardware;
@@ -19,6 +21,7 @@ pub mod models;
 pub mod pipeline;
 pub mod plugins;
 pub mod runtime;
+pub mod text;
 pub mod validate;
 pub mod worker;
 

@@ -3,13 +3,18 @@
 mod bad_input;
 mod benchmark;
 mod chat;
+mod config_command;
+mod doctor;
 mod generation;
+mod help_and_json;
+mod info;
 mod interruption;
 #[cfg(target_os = "linux")]
 mod manners;
 mod misbehaving_plugins;
 mod mlx;
 mod mlx_quantizing;
+mod models_command;
 mod oracle;
 mod plugin_listing;
 mod plugin_template;

@@ -3,6 +3,11 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // For `pajamas doctor`, which compares versions.
+    if std::env::args().nth(1).is_some_and(|arg| arg == "--version") {
+        println!("pajamas-worker {}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
     match pajamas::worker::server::serve() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

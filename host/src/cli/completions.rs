@@ -1,12 +1,24 @@
 //! `pajamas completions`: what a shell needs to complete the command line.
 
-use crate::config::Config;
+use super::output;
+use clap::CommandFactory;
+use clap_complete::Shell;
+use std::io::Write;
 
 /// What `pajamas completions` takes.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// The shell to write for.
+    shell: Shell,
+}
 
 /// Runs the command.
-pub fn execute(_: &Args, _: &super::Common, _: &Config) -> anyhow::Result<()> {
-    anyhow::bail!("being built")
+pub fn execute(args: &Args) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut super::Cli::command(), "pajamas", &mut script);
+    let mut stdout = std::io::stdout();
+    if let Err(error) = stdout.write_all(&script).and_then(|()| stdout.flush()) {
+        output::gone(&error);
+    }
+    Ok(())
 }

@@ -3,6 +3,7 @@
 mod benchmark;
 mod completions;
 mod config;
+mod describe;
 mod doctor;
 mod info;
 mod interrupt;
@@ -13,12 +14,15 @@ mod output;
 mod plugins;
 mod progress;
 mod quantize;
+#[cfg(test)]
+mod reference;
 mod run;
 mod validate;
 
 use crate::config::Config;
 use crate::error::Error;
 use clap::{Parser, Subcommand};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -56,9 +60,8 @@ enum Command {
     Validate(validate::Args),
     /// Measure speed, time to first token, load time and memory.
     Benchmark(benchmark::Args),
-    /// Show the backends that are installed.
-    #[command(subcommand)]
-    Plugins(plugins::Command),
+    /// List or show the plugins that are installed, or begin a new one.
+    Plugins(plugins::Args),
     /// List, show or remove the models that were made.
     Models(models::Args),
     /// Show this machine, its backends and the models that were made; or all about one model.
@@ -76,24 +79,43 @@ enum Command {
 /// Parses the command line, runs the command and returns the exit code: 0 done, 1 failed, 2 wrong usage, 130
 /// interrupted.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(answer) => return say_answer(&answer),
+    };
     log::start(cli.common.verbose);
-    let done = Config::load(&cli.common.plugin_dir).map_err(Into::into).and_then(|config| match cli.command {
-        Command::Quantize(args) => quantize::execute(&args, &cli.common, &config),
-        Command::Run(args) => run::execute(args, &cli.common, config),
-        Command::Validate(args) => validate::execute(&args, &cli.common, &config),
-        Command::Benchmark(args) => benchmark::execute(&args, &cli.common, &config),
-        Command::Plugins(command) => plugins::execute(&command, &cli.common, &config),
-        Command::Models(args) => models::execute(&args, &cli.common, &config),
-        Command::Info(args) => info::execute(&args, &cli.common, &config),
-        Command::Doctor(args) => doctor::execute(&args, &cli.common, &config),
-        Command::Config(args) => config::execute(&args, &cli.common, &config),
-        Command::Completions(args) => completions::execute(&args, &cli.common, &config),
-        Command::Man(args) => man::execute(&args, &cli.common, &config),
-    });
-    match done {
+    match dispatch(cli.command, &cli.common) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error, cli.common.json),
+    }
+}
+
+/// Prints what the parser says: help, the version, or what is wrong. Help that could not be written is a failure.
+fn say_answer(answer: &clap::Error) -> ExitCode {
+    let written = answer.print().and_then(|()| std::io::stdout().flush());
+    if let Err(error) = written
+        && !answer.use_stderr()
+    {
+        output::gone(&error);
+    }
+    ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(2))
+}
+
+/// Runs the command. The settings are read where they are needed: what helps when they are broken must do without.
+fn dispatch(command: Command, common: &Common) -> anyhow::Result<()> {
+    let config = || Config::load(&common.plugin_dir);
+    match command {
+        Command::Quantize(args) => quantize::execute(&args, common, &config()?),
+        Command::Run(args) => run::execute(args, common, config()?),
+        Command::Validate(args) => validate::execute(&args, common, &config()?),
+        Command::Benchmark(args) => benchmark::execute(&args, common, &config()?),
+        Command::Plugins(args) => plugins::execute(&args, common, &config()?),
+        Command::Models(args) => models::execute(&args, common, &config()?),
+        Command::Info(args) => info::execute(&args, common, &config()?),
+        Command::Doctor(args) => doctor::execute(&args, common),
+        Command::Config(args) => config::execute(&args, common),
+        Command::Completions(args) => completions::execute(&args),
+        Command::Man(args) => man::execute(&args, common),
     }
 }
 

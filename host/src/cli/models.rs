@@ -1,12 +1,126 @@
 //! `pajamas models`: what was made and is kept.
 
+use super::{describe, output};
 use crate::config::Config;
+use crate::models::store::{self, Record, Removal};
+use crate::validate::Summary;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// What `pajamas models` takes.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// List the models that were made, with their sizes and what they were made from (the default).
+    List,
+    /// Show all about one model, as `pajamas info MODEL` does.
+    Show {
+        /// The model's name, or any other reference to a model.
+        name: String,
+        /// The backend to ask how much memory the model takes [default: the one that would run it].
+        #[arg(short, long)]
+        backend: Option<String>,
+    },
+    /// Remove models and what is recorded of them.
+    Remove {
+        /// Names, as the list shows them.
+        #[arg(required = true)]
+        name: Vec<String>,
+        /// Say what would be removed, and remove nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Remove also what pajamas did not make.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// A model of the list.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    file: String,
+    path: PathBuf,
+    format: String,
+    method: String,
+    size_bytes: u64,
+    source: String,
+    options: BTreeMap<String, String>,
+    created_unix_s: u64,
+    validation: Option<Summary>,
+}
+
+#[derive(Debug, Serialize)]
+struct Removed {
+    removed: Vec<PathBuf>,
+    size_bytes: u64,
+    dry_run: bool,
+}
 
 /// Runs the command.
-pub fn execute(_: &Args, _: &super::Common, _: &Config) -> anyhow::Result<()> {
-    anyhow::bail!("being built")
+pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::Result<()> {
+    match args.action.as_ref().unwrap_or(&Action::List) {
+        Action::List => list(common, config),
+        Action::Show { name, backend } => describe::execute(name, backend.as_deref(), common, config),
+        Action::Remove { name, dry_run, force } => remove(name, *dry_run, *force, common, config),
+    }
+}
+
+fn list(common: &super::Common, config: &Config) -> anyhow::Result<()> {
+    let row = |record: Record| Row {
+        name: record.name().to_owned(),
+        path: config.models_dir().join(&record.file),
+        file: record.file,
+        format: record.format,
+        method: record.method,
+        size_bytes: record.size_bytes,
+        source: record.source,
+        options: record.options,
+        created_unix_s: record.created_unix_s,
+        validation: record.validation,
+    };
+    let rows: Vec<Row> = store::list(config).into_iter().map(row).collect();
+    if common.json {
+        return output::json(&rows);
+    }
+    if rows.is_empty() {
+        output::say(&format!("no models in {}", output::one_line(&config.models_dir().display().to_string())));
+        output::say("hint: `pajamas quantize MODEL` makes one");
+        return Ok(());
+    }
+    let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
+    let mut cells =
+        vec![["NAME", "FORMAT", "METHOD", "SIZE", "QUALITY", "MADE FROM", "WHEN (UTC)"].map(String::from).to_vec()];
+    cells.extend(rows.iter().map(|row| {
+        let when = if row.created_unix_s == 0 { "-".into() } else { output::date(row.created_unix_s) };
+        let size = output::size(row.size_bytes);
+        let quality = row.validation.as_ref().map_or("-", |summary| if summary.passed { "passed" } else { "failed" });
+        let (method, source) = (or_dash(&row.method), or_dash(&row.source));
+        vec![row.name.clone(), row.format.clone(), method, size, quality.into(), source, when]
+    }));
+    output::table(&cells);
+    Ok(())
+}
+
+fn remove(names: &[String], dry_run: bool, force: bool, common: &super::Common, config: &Config) -> anyhow::Result<()> {
+    let removal = Removal::plan(config, names, force)?;
+    let removed = Removed { removed: removal.paths(), size_bytes: removal.size_bytes(), dry_run };
+    if !dry_run {
+        removal.carry_out(config)?;
+    }
+    if common.json {
+        return output::json(&removed);
+    }
+    for path in &removed.removed {
+        output::print(&output::one_line(&path.display().to_string()));
+    }
+    let what = if dry_run { "would be freed" } else { "freed" };
+    output::say(&format!("{} {what}", output::size(removed.size_bytes)));
+    Ok(())
 }

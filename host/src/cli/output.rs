@@ -1,5 +1,7 @@
 //! What commands print: sizes, tables, JSON, and text from models' metadata made harmless.
 
+pub use crate::text::{quoted, size};
+
 use serde::Serialize;
 use std::io::Write;
 
@@ -58,16 +60,33 @@ pub fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
-/// A size for people: `2.1 MiB`.
-pub fn size(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
+/// `text` harmless and on one line: for a cell or a value, where a line break could make up a line of its own.
+pub fn one_line(text: &str) -> String {
+    clean(text).replace(['\n', '\t'], " ")
+}
+
+/// A moment for people, in UTC: `2025-11-23 16:05`. The argument counts seconds since 1970.
+pub fn date(unix_s: u64) -> String {
+    let moment = i64::try_from(unix_s).ok().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+    moment.map_or_else(|| "-".into(), |moment| moment.strftime("%F %R").to_string())
+}
+
+/// A count for people: `494.0 M`, `7.62 G`.
+pub fn count(number: u64) -> String {
+    match number {
+        0..=99_999 => number.to_string(),
+        100_000..=999_999_999 => format!("{:.1} M", number as f64 / 1e6),
+        _ => format!("{:.2} G", number as f64 / 1e9),
     }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+/// Prints names and values in two columns, leaving out what has no value.
+pub fn fields(rows: &[(&str, Option<String>)]) {
+    let present = || rows.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+    let width = present().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    for (name, value) in present() {
+        print(format!("{name:<width$}  {}", one_line(value)).trim_end());
+    }
 }
 
 /// Prints rows in columns as wide as their widest cell; the first row is the head.
@@ -78,7 +97,7 @@ pub fn table(rows: &[Vec<String>]) {
     let widths: Vec<usize> = (0..columns).map(width).collect();
     for row in rows {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        print(&clean(cells.join("  ").trim_end()));
+        print(&one_line(cells.join("  ").trim_end()));
     }
 }
 
@@ -93,9 +112,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_and_harmless_text() {
-        assert_eq!(size(999), "999 B");
-        assert_eq!(size(2_211_616), "2.1 MiB");
+    fn counts_and_harmless_text() {
         assert_eq!(clean("a\x1b[31mb\r"), "a\u{fffd}[31mb\u{fffd}");
+        assert_eq!(one_line("a\nb\tc"), "a b c");
+        assert_eq!((count(4608).as_str(), count(494_032_768).as_str()), ("4608", "494.0 M"));
+        assert_eq!(count(7_615_616_512), "7.62 G");
+    }
+
+    #[test]
+    fn dates_are_of_the_calendar() {
+        // By `date -u -d @N`.
+        assert_eq!(date(0), "1970-01-01 00:00");
+        assert_eq!(date(951_827_696), "2000-02-29 12:34");
+        assert_eq!(date(1_763_913_900), "2025-11-23 16:05");
+        assert_eq!(date(u64::MAX), "-");
     }
 }

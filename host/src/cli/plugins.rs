@@ -1,6 +1,8 @@
-//! `pajamas plugins`: `list` shows every plugin file found, with its rank, status and reason; `new` begins another.
+//! `pajamas plugins`: `list` shows every plugin file found, with its rank, status and reason; `show` tells all
+//! about one; `new` begins another.
 
 mod new;
+mod show;
 
 use super::output;
 use crate::config::Config;
@@ -8,11 +10,19 @@ use crate::plugins::{self, Candidate, Status};
 use pajamas_plugin_api::Availability;
 use serde::Serialize;
 
-/// What `pajamas plugins` can do.
+/// What `pajamas plugins` takes.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Option<Action>,
+}
+
 #[derive(Debug, clap::Subcommand)]
-pub enum Command {
-    /// List every plugin file found, the best backend first, with its status and reason.
+enum Action {
+    /// List every plugin file found, the best backend first, with its status and reason (the default).
     List,
+    /// Show everything about one plugin: devices, options for `--set`, what it quantizes to.
+    Show(show::Args),
     /// Begin a new plugin: a folder with a complete backend in it, ready to be built and changed.
     New(new::Args),
 }
@@ -37,10 +47,11 @@ pub struct Row {
 }
 
 /// Runs the command.
-pub fn execute(command: &Command, common: &super::Common, config: &Config) -> anyhow::Result<()> {
-    match command {
-        Command::List => list(common, config),
-        Command::New(args) => new::execute(args, common, config),
+pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::Result<()> {
+    match args.action.as_ref().unwrap_or(&Action::List) {
+        Action::List => list(common, config),
+        Action::Show(args) => show::execute(args, common, config),
+        Action::New(args) => new::execute(args, common, config),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Tells what format a model on disk has, from as little of it as can be read.
 
+use super::safetensors;
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::io::Read;
@@ -11,9 +12,6 @@ pub const HUGGING_FACE: &str = "huggingface";
 pub const GGUF: &str = "gguf";
 /// A folder in MLX's layout: Hugging Face's, with weights that MLX has quantized or written.
 pub const MLX: &str = "mlx";
-
-/// Bytes of a config.json or of a safetensors header that are read at the most.
-const JSON_BYTES_MAX: u64 = 100 << 20;
 
 /// The format of the model at `path`: one of the constants, else what its extension says, in lower case.
 ///
@@ -52,6 +50,12 @@ fn of_file(path: &Path) -> Result<String> {
         return Ok(GGUF.into());
     }
     match extension(path) {
+        // Parts of a model, each of them.
+        Some(part) if matches!(part.as_str(), "safetensors" | "json") => Err(Error::Invalid {
+            path: path.to_owned(),
+            message: "this is one file of a model that is a folder".into(),
+            hint: format!("give its folder: `{}`", path.parent().unwrap_or(path).display()),
+        }),
         Some(extension) if !matches!(extension.as_str(), GGUF | HUGGING_FACE | MLX) => Ok(extension),
         _ => Err(not_a_model("this is no GGUF file")),
     }
@@ -65,29 +69,17 @@ fn extension(path: &Path) -> Option<String> {
 /// mlx-lm writes `quantization` into config.json where it has quantized, and `"format": "mlx"` into the header of every
 /// weight file, quantized or not.
 fn is_mlx(folder: &Path) -> bool {
-    let config = json(File::open(folder.join("config.json")).ok(), None);
+    let config = safetensors::read_capped(&folder.join("config.json")).ok().flatten();
+    let config = config.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
     config.is_some_and(|config| config["quantization"].is_object())
-        || first_weights(folder).is_some_and(|path| header(&path).is_some_and(|h| h["__metadata__"]["format"] == MLX))
+        || first_weights(folder)
+            .and_then(|path| safetensors::read_metadata(&path).ok())
+            .is_some_and(|metadata| metadata.get("format").is_some_and(|format| format == MLX))
 }
 
 fn first_weights(folder: &Path) -> Option<PathBuf> {
     let paths = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
     paths.filter(|path| path.extension().is_some_and(|e| e == "safetensors") && path.is_file()).min()
-}
-
-/// The JSON at the head of a safetensors file: its length in 8 bytes, little-endian, then the text.
-fn header(path: &Path) -> Option<serde_json::Value> {
-    let mut file = File::open(path).ok()?;
-    let mut length = [0; 8];
-    file.read_exact(&mut length).ok()?;
-    json(Some(file), Some(u64::from_le_bytes(length)))
-}
-
-fn json(file: Option<File>, length: Option<u64>) -> Option<serde_json::Value> {
-    let limit = length.unwrap_or(JSON_BYTES_MAX).min(JSON_BYTES_MAX);
-    let mut bytes = Vec::new();
-    file?.take(limit).read_to_end(&mut bytes).ok()?;
-    serde_json::from_slice(&bytes).ok()
 }
 
 #[cfg(test)]
@@ -111,6 +103,10 @@ mod tests {
         assert_eq!(detect(&file("b.NGRAM", b"...")).unwrap(), "ngram");
         for name in ["c.gguf", "c.mlx", "c"] {
             assert!(detect(&file(name, b"no model")).unwrap_err().to_string().contains("no GGUF file"), "{name}");
+        }
+        for name in ["part/model.safetensors", "part/config.json"] {
+            let hint = detect(&file(name, b"{}")).unwrap_err().hint().unwrap();
+            assert_eq!(hint, format!("give its folder: `{}`", dir.path().join("part").display()));
         }
         assert_eq!(detect(file("hf/config.json", b"{}").parent().unwrap()).unwrap(), "huggingface");
         assert_eq!(detect(file("q/config.json", br#"{"quantization":{"bits":4}}"#).parent().unwrap()).unwrap(), "mlx");

@@ -1,6 +1,10 @@
-//! Models on disk: [`source`] finds what a reference means, [`mod@format`] tells what is there, [`store`] keeps what was made, [`provenance`] what it tells of its making.
+//! Models on disk: [`source`] finds what a reference means, [`hub`] does in Hugging Face's cache, [`mod@format`] tells what
+//! is there, [`describe`] all about it, [`store`] keeps what was made, [`provenance`] what it tells of its making.
 
+pub mod describe;
 pub mod format;
+pub mod hub;
 pub mod provenance;
+pub mod safetensors;
 pub mod source;
 pub mod store;

@@ -1,9 +1,8 @@
 //! What a model reference means: a file, a folder, the name of an artifact, or an id in the Hugging Face cache.
 
-use super::format;
 use super::store::{self, Record};
+use super::{format, hub};
 use crate::config::Config;
-use crate::env_vars::{self, HF_HOME, HF_HUB_CACHE};
 use crate::error::{Error, Result};
 use pajamas_plugin_api::options::nearest;
 use sha2::{Digest, Sha256};
@@ -47,7 +46,7 @@ pub fn resolve(reference: &str, config: &Config) -> Result<Source> {
         || reference.starts_with('.')
         || reference.ends_with('/')
         || path.extension().is_some_and(|extension| extension == format::GGUF)
-        || !is_id(reference);
+        || !hub::is_id(reference);
     let not_found = if looks_like_path {
         Error::ModelNotFound {
             reference: reference.into(),
@@ -57,7 +56,7 @@ pub fn resolve(reference: &str, config: &Config) -> Result<Source> {
                     .into(),
         }
     } else {
-        match in_hub_cache(reference) {
+        match hub::find(reference) {
             Ok(source) => return Ok(source),
             Err(error) => error,
         }
@@ -88,53 +87,6 @@ fn is_plain_name(text: &str) -> bool {
     !text.is_empty() && !text.contains(['/', '\\']) && !text.starts_with('.')
 }
 
-/// `name` or `org/name`, with `@revision` behind it or not, in the characters that the hub allows.
-fn is_id(text: &str) -> bool {
-    let id = text.split_once('@').map_or(text, |(id, _)| id);
-    let part = |part: &str| {
-        !part.is_empty()
-            && !part.starts_with('.')
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
-    };
-    id.split('/').count() <= 2 && id.split('/').all(part)
-}
-
-/// Hugging Face's cache folder, found as its own library finds it.
-pub fn hub_cache() -> Option<PathBuf> {
-    if let Some(cache) = env_vars::value(HF_HUB_CACHE) {
-        return Some(cache.into());
-    }
-    let home = env_vars::value(HF_HOME).map(PathBuf::from);
-    Some(home.or_else(|| Some(std::env::home_dir()?.join(".cache/huggingface")))?.join("hub"))
-}
-
-fn in_hub_cache(reference: &str) -> Result<Source> {
-    let (id, revision) = reference.split_once('@').unwrap_or((reference, "main"));
-    let missing = |reason: String| Error::ModelNotFound {
-        reference: reference.into(),
-        reason,
-        hint: format!("fetch it first: `hf download {id}`, or give a path to a GGUF file or a folder"),
-    };
-    let cache = hub_cache().ok_or_else(|| missing("the home folder is unknown".into()))?;
-    let folder = cache.join(hf_hub::Repo::new(id.into(), hf_hub::RepoType::Model).folder_name());
-    if !folder.is_dir() {
-        return Err(missing(format!("there is no such path, and it is not in the cache `{}`", cache.display())));
-    }
-    // A branch or tag is a file that holds a commit; a commit is its own name.
-    let named = if is_id(revision) { std::fs::read_to_string(folder.join("refs").join(revision)).ok() } else { None };
-    let commit = named.map_or_else(|| revision.to_owned(), |commit| commit.trim().to_owned());
-    let snapshot = folder.join("snapshots").join(&commit);
-    if !is_id(&commit) || !snapshot.is_dir() {
-        return Err(missing(format!("the cache has the model, but not its revision `{revision}`")));
-    }
-    if !snapshot.join("config.json").exists() {
-        return Err(missing(format!("its snapshot `{}` has no config.json", snapshot.display())));
-    }
-    let name = id.rsplit('/').next().unwrap_or(id).to_owned();
-    let format = format::detect(&snapshot)?;
-    Ok(Source { path: snapshot, format, name, hub: Some((id.into(), commit)) })
-}
-
 /// A key for what the source holds now: the commit of a hub model, else names, sizes and times of its files.
 ///
 /// # Errors
@@ -163,19 +115,4 @@ fn add_file(hash: &mut Sha256, path: &Path) {
     let modified = metadata.and_then(|m| m.modified().ok());
     let since = modified.and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok()).unwrap_or_default();
     hash.update(format!("{}\0{size}\0{}\0", path.display(), since.as_nanos()));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_are_told_from_paths() {
-        for id in ["Qwen/Qwen2.5-7B-Instruct", "gpt2", "org/name@main", "a/b@0123abc"] {
-            assert!(is_id(id), "{id}");
-        }
-        for path in ["./m", "../m", "a/b/c", "/m", "a b", "org/", "org/../x", ""] {
-            assert!(!is_id(path), "{path}");
-        }
-    }
 }

@@ -146,6 +146,7 @@ pub fn quantize(
                 fingerprint,
                 size_bytes: store::size_on_disk(&target),
                 options: written,
+                created_unix_s: now_unix_s(),
                 validation: None,
             },
         )?;
@@ -160,6 +161,11 @@ pub fn quantize(
         ratio,
         elapsed_ms: started.elapsed().as_secs_f64() * 1e3,
     })
+}
+
+/// Seconds since 1970; 0 on a machine whose clock is before that.
+fn now_unix_s() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
 /// The format and name of the recipe that `options` come to, for `source`.
@@ -289,7 +295,10 @@ fn origin_keys(source: &Source, recipe: &Recipe, candidate: &Candidate) -> BTree
 }
 
 /// One writer to a target: the lock lives in the cache folder, so that nothing is left beside the target.
-fn lock(target: &Path, config: &Config) -> Result<File> {
+///
+/// # Errors
+/// When another process holds it.
+pub fn lock(target: &Path, config: &Config) -> Result<File> {
     let dir = config.cache_dir().join("locks");
     std::fs::create_dir_all(&dir).map_err(Error::io("creating", &dir))?;
     let key = Sha256::digest(target.as_os_str().as_encoded_bytes());

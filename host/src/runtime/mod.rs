@@ -1,6 +1,7 @@
 //! A reference to a model → a model that answers: [`open`] decides on which backend and in which format, [`Engine`] is
-//! the loaded model, in this process or in a worker.
+//! the loaded model, in this process or in a worker. [`forecast`] says how much memory it will take.
 
+pub mod forecast;
 pub mod open;
 
 use crate::error::{Error, Result};

@@ -126,7 +126,7 @@ fn from_temporary_file(
     let Host { candidates, config, observer } = *host;
     let temporary = Temporary::create(config)?;
     let size = crate::models::store::size_on_disk(&source.path);
-    let free = crate::hardware::disk_free_bytes(&temporary.0);
+    let free = crate::hardware::disk::room(&temporary.0).map_or(0, |room| room.free_bytes);
     // Weights in single precision halve, others keep their size.
     if free > 0 && free < size {
         return Err(Error::Plugin(pajamas_plugin_api::Error::new(

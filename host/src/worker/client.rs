@@ -267,7 +267,10 @@ fn keep_tail(mut from: impl Read, tail: &Mutex<Vec<u8>>) {
 
 /// The worker: named by the environment, or beside this program. Never this program itself: a library must not start
 /// its caller again.
-fn find_executable() -> Result<PathBuf> {
+///
+/// # Errors
+/// When there is none.
+pub fn find_executable() -> Result<PathBuf> {
     if let Some(path) = env_vars::value(PAJAMAS_WORKER) {
         return Ok(path.into());
     }

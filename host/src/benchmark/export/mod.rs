@@ -232,9 +232,13 @@ mod tests {
             hardware: Hardware {
                 platform: "linux-x86_64".into(),
                 cpu: "a CPU".into(),
+                cpu_features: Vec::new(),
                 cores: 2,
+                threads: 2,
                 memory_total_bytes: 0,
                 memory_available_bytes: 0,
+                swap_total_bytes: 0,
+                swap_free_bytes: 0,
             },
             settings: Settings {
                 repetitions: 2,

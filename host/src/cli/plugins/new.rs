@@ -45,6 +45,7 @@ pub fn execute(args: &Args, common: &crate::cli::Common, config: &Config) -> any
 }
 
 fn next(name: &Name, folder: &Path, plugins: &Path) -> Vec<String> {
+    let quoted = |path: &Path| output::quoted(&path.to_string_lossy());
     let (folder, plugins, library) = (quoted(folder), quoted(plugins), name.library());
     let name = name.as_str();
     vec![
@@ -56,22 +57,4 @@ fn next(name: &Name, folder: &Path, plugins: &Path) -> Vec<String> {
         format!("pajamas quantize tests/corpus.txt --format {name}"),
         format!("pajamas run corpus-q8.{name} --backend {name} --prompt 'The llama'"),
     ]
-}
-
-/// A path as a shell takes it.
-fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let is_plain = |c: char| c.is_alphanumeric() || "/\\:._-+,@".contains(c);
-    if !text.is_empty() && text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_quoted_where_a_shell_would_break_them() {
-        assert_eq!(quoted(Path::new("./acme-npu")), "./acme-npu");
-        assert_eq!(quoted(Path::new("my plugins/it's")), r"'my plugins/it'\''s'");
-    }
 }

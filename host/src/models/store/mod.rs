@@ -1,5 +1,9 @@
 //! What was made and is kept: artifacts under `~/.pajamas/models`, each with a record beside it.
 
+mod remove;
+
+pub use remove::Removal;
+
 use super::format;
 use super::source::{self, Source};
 use crate::config::Config;
@@ -27,6 +31,9 @@ pub struct Record {
     /// The recipe's options that it was made with, as a user writes them.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
+    /// When it was made, in seconds since 1970; 0 if unknown.
+    #[serde(default)]
+    pub created_unix_s: u64,
     /// What validating it came to, if that was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Summary>,
@@ -36,6 +43,11 @@ impl Record {
     /// What a user calls it: its file name without the extension.
     pub fn name(&self) -> &str {
         self.file.strip_suffix(&format!(".{}", self.format)).unwrap_or(&self.file)
+    }
+
+    /// Whether pajamas made it, and it is still what was made.
+    pub fn is_ours(&self) -> bool {
+        !self.method.is_empty()
     }
 }
 
@@ -155,6 +167,7 @@ pub fn place(config: &Config, file: &str, extension: &str, origin: &str, fingerp
     config.models_dir().join(format!("{stem}-{}{extension}", &fingerprint[..8.min(fingerprint.len())]))
 }
 
-fn record_path(config: &Config, file: &str) -> PathBuf {
+/// Where the record of the artifact `file` is.
+pub fn record_path(config: &Config, file: &str) -> PathBuf {
     config.models_dir().join(Path::new(&format!("{file}.json")))
 }

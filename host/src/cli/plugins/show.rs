@@ -1,0 +1,251 @@
+//! `pajamas plugins show NAME`: everything about one plugin.
+
+use crate::cli::output;
+use crate::config::Config;
+use crate::error::Error;
+use crate::plugins::{self, Candidate, Status};
+use pajamas_plugin_api::{ArtifactKind, Availability, Capabilities, Device, OptionKind, OptionSpec, Recipe};
+use serde::Serialize;
+
+/// What `pajamas plugins show` takes.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The plugin's name, or its file's.
+    name: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    name: String,
+    path: String,
+    version: Option<String>,
+    api_version: Option<String>,
+    minimum_host_api: Option<String>,
+    target: Option<String>,
+    cpu_features: Vec<String>,
+    description: String,
+    status: Status,
+    reason: String,
+    remedy: String,
+    rank: Option<usize>,
+    /// Other files of the same name.
+    others: Vec<String>,
+    devices: Vec<Device>,
+    hardware: Option<String>,
+    formats: Vec<String>,
+    precisions: Vec<String>,
+    context_length_max: Option<u32>,
+    sampling: Vec<String>,
+    features: Vec<&'static str>,
+    score: Option<i32>,
+    probe_ms: Option<f64>,
+    options: Vec<OptionRow>,
+    recipes: Vec<RecipeRow>,
+}
+
+#[derive(Debug, Serialize)]
+struct OptionRow {
+    name: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    range: String,
+    default: String,
+    help: String,
+}
+
+#[derive(Debug, Serialize)]
+struct RecipeRow {
+    name: String,
+    format: String,
+    bits_per_weight: f64,
+    description: String,
+    sources: Vec<String>,
+    artifact: &'static str,
+    options: Vec<OptionRow>,
+}
+
+/// Runs the command.
+pub fn execute(args: &Args, common: &crate::cli::Common, config: &Config) -> anyhow::Result<()> {
+    let candidates = plugins::survey(config);
+    let called = |candidate: &Candidate| {
+        candidate.name() == args.name
+            || candidate.path.file_name().is_some_and(|file| file.to_string_lossy() == args.name)
+    };
+    let Some(index) = candidates.iter().position(called) else {
+        let mut installed: Vec<String> = candidates.iter().map(Candidate::name).collect();
+        installed.dedup();
+        return Err(Error::UnknownBackend { name: args.name.clone(), installed }.into());
+    };
+    let others = candidates.iter().skip(index + 1).filter(|candidate| called(candidate));
+    let others = others.map(|candidate| candidate.path.display().to_string()).collect();
+    let report = report(&candidates[index], index, others);
+    if common.json {
+        return output::json(&report);
+    }
+    print(&report);
+    Ok(())
+}
+
+fn report(candidate: &Candidate, index: usize, others: Vec<String>) -> Report {
+    let manifest = candidate.manifest.as_ref();
+    let answer = candidate.report.as_ref();
+    let can = answer.map(|answer| &answer.capabilities);
+    let devices = match answer.map(|answer| &answer.availability) {
+        Some(Availability::Available { devices }) => devices.clone(),
+        _ => Vec::new(),
+    };
+    Report {
+        name: candidate.name(),
+        path: candidate.path.display().to_string(),
+        version: manifest.map(|m| m.version.to_string()),
+        api_version: manifest.map(|m| m.api_version.to_string()),
+        minimum_host_api: manifest.map(|m| m.minimum_host_api.to_string()),
+        target: manifest.map(|m| m.target.clone()),
+        cpu_features: manifest.map(|m| m.cpu_features.clone()).unwrap_or_default(),
+        description: manifest.map(|m| m.description.clone()).unwrap_or_default(),
+        status: candidate.status,
+        reason: candidate.reason.clone(),
+        remedy: candidate.remedy.clone(),
+        rank: (candidate.status == Status::Available).then_some(index + 1),
+        others,
+        devices,
+        hardware: can.map(|can| can.hardware.clone()),
+        formats: plugins::rank::loads(candidate).to_vec(),
+        precisions: can.map(|can| can.precisions.clone()).unwrap_or_default(),
+        context_length_max: can.and_then(|can| can.context_length_max),
+        sampling: can.map(|can| can.sampling.clone()).unwrap_or_default(),
+        features: can.map(features).unwrap_or_default(),
+        score: can.map(|can| can.score),
+        probe_ms: answer.map(|answer| (answer.elapsed_ms * 1e3).round() / 1e3),
+        options: can.map(|can| can.options.iter().map(option).collect()).unwrap_or_default(),
+        recipes: answer.map(|answer| answer.recipes.iter().map(recipe).collect()).unwrap_or_default(),
+    }
+}
+
+fn features(can: &Capabilities) -> Vec<&'static str> {
+    let all = [
+        ("batching", can.batching),
+        ("logits", can.logits),
+        ("logprobs", can.logprobs),
+        ("sessions", can.sessions),
+        ("streaming", can.streaming),
+    ];
+    all.into_iter().filter_map(|(name, has)| has.then_some(name)).collect()
+}
+
+fn option(spec: &OptionSpec) -> OptionRow {
+    let (kind, range) = match &spec.kind {
+        OptionKind::Bool => ("bool", "true or false".to_owned()),
+        OptionKind::Int { min, max } => ("int", format!("{min} to {max}")),
+        OptionKind::Float { min, max } => ("float", format!("{min} to {max}")),
+        OptionKind::Text => ("text", "any text".to_owned()),
+        OptionKind::Choice { words } => ("choice", words.join(", ")),
+        _ => ("unknown", "of a type that this pajamas does not know".to_owned()),
+    };
+    OptionRow { name: spec.name.clone(), kind, range, default: spec.default.clone(), help: spec.help.clone() }
+}
+
+fn recipe(recipe: &Recipe) -> RecipeRow {
+    RecipeRow {
+        name: recipe.name.clone(),
+        format: recipe.format.clone(),
+        // As it was written: 4.85, not what is nearest to that in half the digits.
+        bits_per_weight: (f64::from(recipe.bits_per_weight) * 1e4).round() / 1e4,
+        description: recipe.description.clone(),
+        sources: recipe.sources.clone(),
+        artifact: match recipe.artifact {
+            ArtifactKind::File => "file",
+            ArtifactKind::Folder => "folder",
+            _ => "unknown",
+        },
+        options: recipe.options.iter().map(option).collect(),
+    }
+}
+
+fn print(report: &Report) {
+    let list = |words: &[String]| (!words.is_empty()).then(|| words.join(", "));
+    let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let status = match report.rank {
+        Some(rank) => format!("{}, rank {rank}", report.status.as_str()),
+        None => report.status.as_str().to_owned(),
+    };
+    let api = report.api_version.as_ref().map(|version| match &report.minimum_host_api {
+        Some(minimum) => format!("{version} (hosts from {minimum} on)"),
+        None => version.clone(),
+    });
+    let mut rows = vec![
+        ("name", Some(report.name.clone())),
+        ("description", text(&report.description)),
+        ("status", Some(status)),
+        ("reason", text(&report.reason)),
+        ("remedy", text(&report.remedy)),
+        ("version", report.version.clone()),
+        ("plugin API", api),
+        ("path", Some(report.path.clone())),
+        ("built for", report.target.clone()),
+        ("CPU features", list(&report.cpu_features)),
+        ("hardware", report.hardware.clone()),
+        ("formats", list(&report.formats)),
+        ("precisions", list(&report.precisions)),
+        ("longest context", report.context_length_max.map(|tokens| format!("{tokens} tokens"))),
+        ("sampling", list(&report.sampling)),
+        ("features", Some(report.features.join(", ")).filter(|features| !features.is_empty())),
+        ("probe", report.probe_ms.map(|ms| format!("{ms:.1} ms"))),
+    ];
+    rows.extend(report.devices.iter().map(|device| ("device", Some(describe(device)))));
+    rows.extend(report.others.iter().map(|path| ("also there", Some(path.clone()))));
+    output::fields(&rows);
+    if !report.options.is_empty() {
+        output::print("\nOptions, for `--set NAME=VALUE`");
+        print_options(&report.options);
+    }
+    if !report.recipes.is_empty() {
+        output::print("\nRecipes, for `pajamas quantize -m NAME`");
+        print_recipes(&report.recipes);
+    }
+}
+
+fn describe(device: &Device) -> String {
+    let class = serde_json::to_value(device.class).ok().and_then(|class| Some(class.as_str()?.replace('_', " ")));
+    let memory = match device.memory_total_bytes {
+        0 => String::new(),
+        total => format!(", {} free of {}", output::size(device.memory_free_bytes), output::size(total)),
+    };
+    format!("{} ({}{memory})", device.name, class.unwrap_or_default())
+}
+
+fn print_options(options: &[OptionRow]) {
+    let mut rows = vec![["NAME", "VALUES", "DEFAULT", "HELP"].map(String::from).to_vec()];
+    rows.extend(options.iter().map(|o| vec![o.name.clone(), o.range.clone(), o.default.clone(), o.help.clone()]));
+    output::table(&rows);
+}
+
+fn print_recipes(recipes: &[RecipeRow]) {
+    let mut rows = vec![["NAME", "FORMAT", "BITS", "FROM", "OPTIONS", "GOOD FOR"].map(String::from).to_vec()];
+    rows.extend(recipes.iter().map(|recipe| {
+        let options: Vec<&str> = recipe.options.iter().map(|option| option.name.as_str()).collect();
+        vec![
+            recipe.name.clone(),
+            recipe.format.clone(),
+            format!("{:.2}", recipe.bits_per_weight),
+            recipe.sources.join(" "),
+            if options.is_empty() { "-".into() } else { options.join(" ") },
+            recipe.description.clone(),
+        ]
+    }));
+    output::table(&rows);
+    // Recipes of one quantizer mostly share their options.
+    let mut seen: Vec<&str> = Vec::new();
+    let options: Vec<&OptionRow> = recipes.iter().flat_map(|recipe| &recipe.options).collect();
+    let mut rows = vec![["OPTION", "VALUES", "DEFAULT", "HELP"].map(String::from).to_vec()];
+    for option in options {
+        if !seen.contains(&option.name.as_str()) {
+            seen.push(&option.name);
+            rows.push(vec![option.name.clone(), option.range.clone(), option.default.clone(), option.help.clone()]);
+        }
+    }
+    if rows.len() > 1 {
+        output::print("");
+        output::table(&rows);
+    }
+}

@@ -1,0 +1,113 @@
+//! The plugins: each file that was found, and whether something runs models and something makes them.
+
+use super::{Check, plural};
+use crate::config::Config;
+use crate::plugins::{self, Candidate, Status};
+
+const INSTALL: &str = "make install";
+
+/// Asks every plugin.
+pub(super) fn check(config: &Config) -> Vec<Check> {
+    let mut checks = vec![folders(config)];
+    let candidates = plugins::survey(config);
+    checks.extend(candidates.iter().map(plugin));
+    checks.extend(able(&candidates));
+    checks
+}
+
+fn folders(config: &Config) -> Check {
+    let there: Vec<String> =
+        config.plugin_dirs.iter().filter(|d| d.is_dir()).map(|d| format!("`{}`", d.display())).collect();
+    let found = match there.as_slice() {
+        [] => format!("none of {} is there", plural(config.plugin_dirs.len(), "folder")),
+        there => there.join(", "),
+    };
+    Check::ok("plugin folders", found)
+}
+
+fn plugin(candidate: &Candidate) -> Check {
+    let version = candidate.manifest.as_ref().map(|manifest| format!(" {}", manifest.version)).unwrap_or_default();
+    let reason = if candidate.reason.is_empty() { String::new() } else { format!(": {}", candidate.reason) };
+    let found = format!("{}{version} is {}{reason}", candidate.name(), describe(candidate.status));
+    let found = found.replace('\n', " ");
+    match candidate.status {
+        Status::Refused | Status::Failed => {
+            let is_command = ["chmod ", "sudo "].iter().any(|command| candidate.remedy.starts_with(command));
+            if is_command {
+                return Check::problem("plugin", found, candidate.remedy.clone());
+            }
+            // What is said in words is no command to run: taking the file away is one.
+            let advice = if candidate.remedy.is_empty() { String::new() } else { format!("; {}", candidate.remedy) };
+            Check::problem("plugin", found + &advice, format!("rm {}", super::shell(&candidate.path)))
+        }
+        // Most machines lack the hardware for most backends: the remedy is an offer.
+        Status::Unavailable => Check { remedy: candidate.remedy.clone(), ..Check::ok("plugin", found) },
+        Status::Available | Status::QuantizeOnly | Status::Shadowed => Check::ok("plugin", found),
+    }
+}
+
+fn describe(status: Status) -> &'static str {
+    match status {
+        Status::Available => "available",
+        Status::QuantizeOnly => "a quantizer",
+        Status::Unavailable => "not for this machine",
+        Status::Shadowed => "hidden by another",
+        Status::Refused => "refused",
+        Status::Failed => "broken",
+    }
+}
+
+/// Whether something runs models, and something makes them.
+fn able(candidates: &[Candidate]) -> Vec<Check> {
+    let names = |able: &dyn Fn(&Candidate) -> bool| -> Vec<String> {
+        candidates.iter().filter(|candidate| able(candidate)).map(Candidate::name).collect()
+    };
+    let runs = names(&|candidate| candidate.status == Status::Available);
+    let makes = names(&|candidate| candidate.report.as_ref().is_some_and(|report| !report.recipes.is_empty()));
+    let check = |name, able: Vec<String>, lacking: &str| match able.as_slice() {
+        [] => Check::problem(name, lacking, INSTALL),
+        able => Check::ok(name, able.join(", ")),
+    };
+    vec![
+        check("backends", runs, "no installed backend runs models on this machine"),
+        check("quantizers", makes, "no installed plugin quantizes models"),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor;
+
+    fn candidate(status: Status, remedy: &str) -> Candidate {
+        Candidate {
+            path: "/p/libx.so".into(),
+            manifest: None,
+            status,
+            reason: "because".into(),
+            remedy: remedy.into(),
+            report: None,
+        }
+    }
+
+    #[test]
+    fn a_broken_plugin_is_a_problem_and_one_for_other_hardware_is_none() {
+        let broken = plugin(&candidate(Status::Failed, ""));
+        assert_eq!((broken.status, broken.remedy.as_str()), (doctor::Status::Problem, "rm /p/libx.so"));
+        assert_eq!(broken.found, "libx.so is broken: because");
+        assert_eq!(plugin(&candidate(Status::Refused, "chmod o-w x")).remedy, "chmod o-w x");
+        let advice = plugin(&candidate(Status::Refused, "update it"));
+        assert_eq!(advice.found, "libx.so is refused: because; update it");
+        assert_eq!(advice.remedy, "rm /p/libx.so");
+        let elsewhere = plugin(&candidate(Status::Unavailable, "install a driver"));
+        assert_eq!((elsewhere.status, elsewhere.remedy.as_str()), (doctor::Status::Ok, "install a driver"));
+        assert_eq!(plugin(&candidate(Status::Shadowed, "")).status, doctor::Status::Ok);
+    }
+
+    #[test]
+    fn without_a_backend_or_a_quantizer_nothing_can_be_done() {
+        let checks = able(&[candidate(Status::Unavailable, "")]);
+        assert!(checks.iter().all(|check| check.status == doctor::Status::Problem && check.remedy == INSTALL));
+        assert_eq!(able(&[candidate(Status::Available, "")])[0].status, doctor::Status::Ok);
+    }
+}

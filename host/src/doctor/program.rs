@@ -1,0 +1,111 @@
+//! The programs themselves: the worker, and what else goes by the name of pajamas.
+
+use super::{Check, shell};
+use crate::config::Config;
+use crate::error::Error;
+use crate::worker::client::{self, Worker};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const WORKER: &str = "worker program";
+const PATH: &str = "programs on PATH";
+
+/// Whether the worker is found, starts, speaks our protocol and is of our version.
+pub(super) fn check_worker(config: &Config) -> Vec<Check> {
+    let executable = match client::find_executable() {
+        Ok(executable) => executable,
+        Err(error) => return vec![broken(&error)],
+    };
+    if let Err(error) = Worker::start(config) {
+        return vec![broken(&error)];
+    }
+    let shown = format!("`{}` starts and answers", executable.display());
+    match version(&executable) {
+        Some(version) if version != env!("CARGO_PKG_VERSION") => {
+            let found =
+                format!("`{}` is of version {version}, pajamas of {}", executable.display(), env!("CARGO_PKG_VERSION"));
+            vec![Check::warning(WORKER, found, "make install")]
+        }
+        _ => vec![Check::ok(WORKER, shown)],
+    }
+}
+
+fn broken(error: &Error) -> Check {
+    let remedy = match crate::env_vars::value(crate::env_vars::PAJAMAS_WORKER) {
+        Some(_) => "unset PAJAMAS_WORKER",
+        None => "make install",
+    };
+    Check::problem(WORKER, error.to_string().replace('\n', " "), remedy)
+}
+
+/// What the worker says of its version; none if it is too old to say.
+fn version(executable: &Path) -> Option<String> {
+    let output = Command::new(executable).arg("--version").stdin(std::process::Stdio::null()).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    Some(text.trim().strip_prefix("pajamas-worker ")?.to_owned())
+}
+
+/// Whether what a shell would start is this program.
+pub(super) fn check_path() -> Vec<Check> {
+    let this = std::env::current_exe().and_then(|path| path.canonicalize()).unwrap_or_default();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    vec![judge(&this, &programs(std::env::split_paths(&path)))]
+}
+
+/// Every different `pajamas` in `folders`, in their order.
+fn programs(folders: impl Iterator<Item = PathBuf>) -> Vec<PathBuf> {
+    let name = format!("pajamas{}", std::env::consts::EXE_SUFFIX);
+    let mut found: Vec<PathBuf> = Vec::new();
+    for program in folders.map(|folder| folder.join(&name)).filter(|program| program.is_file()) {
+        let program = program.canonicalize().unwrap_or(program);
+        if !found.contains(&program) {
+            found.push(program);
+        }
+    }
+    found
+}
+
+fn judge(this: &Path, found: &[PathBuf]) -> Check {
+    let list = found.iter().map(|path| format!("`{}`", path.display())).collect::<Vec<_>>().join(", ");
+    match found {
+        [] => Check::ok(PATH, format!("none; this one is `{}`", this.display())),
+        [one] if one == this => Check::ok(PATH, format!("{list}, this one")),
+        [first, ..] if first != this => {
+            let found = format!("a shell starts `{}`, and this is `{}`", first.display(), this.display());
+            let folder = this.parent().unwrap_or(this);
+            Check::warning(PATH, found, format!("export PATH={}:\"$PATH\"", shell(folder)))
+        }
+        [_, rest @ ..] => {
+            let rest: Vec<String> = rest.iter().map(|path| shell(path)).collect();
+            Check::warning(PATH, format!("there are several: {list}"), format!("rm {}", rest.join(" ")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Status;
+
+    #[test]
+    fn another_program_of_that_name_is_a_warning() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let name = format!("pajamas{}", std::env::consts::EXE_SUFFIX);
+        let program = |folder: &str| {
+            std::fs::create_dir_all(root.join(folder)).unwrap();
+            std::fs::write(root.join(folder).join(&name), folder).unwrap();
+            root.join(folder).join(&name)
+        };
+        let (a, b) = (program("a"), program("b"));
+        let folders = ["a", "none", "b", "a"].map(|folder| root.join(folder));
+        let found = programs(folders.into_iter());
+        assert_eq!(found, [a.clone(), b.clone()]);
+        assert_eq!(judge(&a, &[]).status, Status::Ok);
+        assert_eq!(judge(&a, &found[..1]).status, Status::Ok);
+        let several = judge(&a, &found);
+        assert!(several.status == Status::Warning && several.remedy.starts_with("rm "), "{several:?}");
+        let other = judge(&b, &found);
+        assert!(other.status == Status::Warning && other.remedy.starts_with("export PATH="), "{other:?}");
+    }
+}

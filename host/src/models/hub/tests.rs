@@ -1,0 +1,155 @@
+//! Made-up caches in the layout of Hugging Face's library.
+
+use super::*;
+
+const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+struct Cache(tempfile::TempDir);
+
+impl Cache {
+    /// A cache with `acme/loom` in it, whose `main` is a snapshot of `files`.
+    fn with(files: &[(&str, &str)]) -> Self {
+        let cache = Self(tempfile::tempdir().unwrap());
+        cache.write("refs/main", COMMIT);
+        std::fs::create_dir_all(cache.repo().join("snapshots").join(COMMIT)).unwrap();
+        files.iter().for_each(|(name, text)| cache.write(&format!("snapshots/{COMMIT}/{name}"), text));
+        cache
+    }
+
+    fn repo(&self) -> PathBuf {
+        self.0.path().join("models--acme--loom")
+    }
+
+    fn write(&self, path: &str, text: &str) {
+        let path = self.repo().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    #[cfg(unix)]
+    fn link_to_nothing(&self, name: &str) {
+        let path = self.repo().join("snapshots").join(COMMIT).join(name);
+        std::os::unix::fs::symlink("../../blobs/gone", path).unwrap();
+    }
+
+    fn find(&self, reference: &str) -> Result<Source> {
+        find_in(self.0.path(), reference)
+    }
+
+    /// The error's message and its hint.
+    #[track_caller]
+    fn fails(&self, reference: &str) -> (String, String) {
+        let error = self.find(reference).unwrap_err();
+        (error.to_string(), error.hint().unwrap_or_default())
+    }
+}
+
+fn index(shards: usize) -> String {
+    let names: Vec<String> =
+        (1..=shards).map(|shard| format!("\"t{shard}\": \"model-{shard:05}-of-{shards:05}.safetensors\"")).collect();
+    format!("{{\"weight_map\": {{{}}}}}", names.join(", "))
+}
+
+#[test]
+fn ids_are_told_from_paths() {
+    for id in ["Qwen/Qwen2.5-7B-Instruct", "gpt2", "org/name@main", "a/b@0123abc", "a/b@refs/pr/1"] {
+        assert!(is_id(id), "{id}");
+    }
+    for path in ["./m", "../m", "a/b/c", "/m", "a b", "org/", "org/../x", ""] {
+        assert!(!is_id(path), "{path}");
+    }
+}
+
+#[test]
+fn the_cache_is_where_hugging_faces_library_has_it() {
+    let with = |set: &[(&str, &str)]| {
+        let value = |name: &str| set.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+        cache_by(value, || Some("/u".into())).unwrap().display().to_string()
+    };
+    let all = [("HF_HUB_CACHE", "/a"), ("HUGGINGFACE_HUB_CACHE", "/b"), ("HF_HOME", "/c"), ("XDG_CACHE_HOME", "/d")];
+    let expected = ["/a", "/b", "/c/hub", "/d/huggingface/hub", "/u/.cache/huggingface/hub"];
+    for (first, expected) in expected.into_iter().enumerate() {
+        assert_eq!(with(&all[first..]), expected);
+    }
+    assert_eq!(with(&[("HF_HOME", "~/hf")]), "/u/hf/hub");
+    assert_eq!(cache_by(|_| None, || None), None);
+}
+
+#[test]
+fn a_whole_snapshot_is_found_by_branch_pull_request_and_commit() {
+    let cache = Cache::with(&[("config.json", "{}"), ("tokenizer.json", "{}"), ("model.safetensors", "x")]);
+    cache.write("refs/refs/pr/1", COMMIT);
+    for reference in ["acme/loom", "acme/loom@main", "acme/loom@refs/pr/1", &format!("acme/loom@{COMMIT}")] {
+        let source = cache.find(reference).unwrap();
+        assert_eq!((source.name.as_str(), source.format.as_str()), ("loom", "huggingface"));
+        assert_eq!(source.hub, Some(("acme/loom".into(), COMMIT.into())));
+    }
+}
+
+#[test]
+fn missing_shards_are_named_the_first_ten_of_them() {
+    let shards = index(14);
+    let mut files = vec![("config.json", "{}"), ("tokenizer.json", "{}"), ("model.safetensors.index.json", &shards)];
+    files.push(("model-00002-of-00014.safetensors", "x"));
+    let (message, hint) = Cache::with(&files).fails("acme/loom");
+    assert!(message.contains("is not complete; missing:\n  model-00001-of-00014.safetensors\n"), "{message}");
+    assert!(message.ends_with("  model-00011-of-00014.safetensors\n  and 3 more"), "{message}");
+    assert!(!message.contains("model-00002-of"), "{message}");
+    assert_eq!(hint, "fetch the rest: `hf download acme/loom`");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_whose_blob_is_gone_is_missing() {
+    let shards = index(1);
+    let cache = Cache::with(&[("config.json", "{}"), ("model.safetensors.index.json", &shards)]);
+    cache.link_to_nothing("model-00001-of-00001.safetensors");
+    cache.link_to_nothing("tokenizer.json");
+    cache.write("blobs/gone.incomplete", "some");
+    let (message, _) = cache.fails("acme/loom");
+    assert!(message.contains("(one download was cut short)"), "{message}");
+    assert!(message.ends_with("missing:\n  tokenizer.json\n  model-00001-of-00001.safetensors"), "{message}");
+    let single = Cache::with(&[("tokenizer.json", "{}")]);
+    single.link_to_nothing("config.json");
+    single.link_to_nothing("model.safetensors");
+    assert!(single.fails("acme/loom").0.ends_with("missing:\n  config.json\n  model.safetensors"));
+}
+
+#[test]
+fn what_was_never_fetched_is_missing() {
+    assert!(Cache::with(&[]).fails("acme/loom").0.ends_with("missing:\n  config.json"));
+    let (message, _) = Cache::with(&[("config.json", "{}")]).fails("acme/loom");
+    assert!(message.ends_with("missing:\n  tokenizer.json\n  model.safetensors"), "{message}");
+    let (message, hint) = Cache::with(&[]).fails("acme/other");
+    assert!(
+        message.contains("it is not in the cache") && hint.contains("`hf download acme/other`"),
+        "{message} {hint}"
+    );
+}
+
+#[test]
+fn an_unknown_revision_lists_those_that_are_there() {
+    let cache = Cache::with(&[]);
+    cache.write("refs/refs/pr/1", COMMIT);
+    let (message, hint) = cache.fails("acme/loom@mian");
+    assert!(message.ends_with(&format!("there are:\n  main\n  refs/pr/1\n  {COMMIT}")), "{message}");
+    assert_eq!(hint, "did you mean `acme/loom@main`? `hf download acme/loom --revision mian` fetches the other");
+    assert!(cache.fails("acme/loom@01234567").1.contains(&format!("did you mean `acme/loom@{COMMIT}`?")));
+    assert!(cache.fails("acme/loom@../..").0.contains("not its revision"), "it does not leave the folder");
+    cache.write("refs/v2", "fedcba9876543210");
+    assert!(cache.fails("acme/loom@v2").0.contains("has no file of it"));
+}
+
+#[test]
+fn a_snapshot_of_gguf_files_is_the_file_where_there_is_one_and_lists_them_where_there_are_more() {
+    let one = Cache::with(&[("loom-q4.gguf", "GGUF...."), ("README.md", "")]).find("acme/loom").unwrap();
+    assert_eq!((one.name.as_str(), one.format.as_str()), ("loom-q4", "gguf"));
+    let parts =
+        [("a-00001-of-00002.gguf", "GGUF...."), ("a-00002-of-00002.gguf", "GGUF....")].map(|(name, text)| (name, text));
+    assert_eq!(Cache::with(&parts).find("acme/loom").unwrap().name, "a-00001-of-00002");
+    let several = Cache::with(&[("q4.gguf", "GGUF...."), ("big/q8.gguf", "GGUF....")]);
+    let (message, hint) = several.fails("acme/loom");
+    let path = several.repo().join("snapshots").join(COMMIT);
+    assert!(message.contains(&format!("it has 2 GGUF files:\n  {}", path.join("big/q8.gguf").display())), "{message}");
+    assert!(hint.contains("give one of them by its path"), "{hint}");
+}
