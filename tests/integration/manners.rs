@@ -1,10 +1,11 @@
 //! Every command under bad conditions: arguments that are wrong, missing, empty, huge or no UTF-8; streams that are
 //! closed, full or files; homes that are missing or read-only; a full disk. None may panic, hang or lose anything.
 
-use pajamas_tests::{Home, pajama_tiny};
+use pajamas_tests::{Home, build_dir, copy_folder, pajama_tiny};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -13,8 +14,8 @@ use std::time::{Duration, Instant};
 /// How long any of these may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Each command with what it needs, given a model that is there.
-fn commands(model: &str) -> Vec<Vec<String>> {
+/// Each command with what it needs, given a model that is there and the folder that it was made from.
+fn commands(model: &str, folder: &str) -> Vec<Vec<String>> {
     let lines = [
         "run MODEL -p Hi -t 0 --max-tokens 4",
         "run MODEL -i",
@@ -35,8 +36,7 @@ fn commands(model: &str) -> Vec<Vec<String>> {
         "--help",
         "--version",
     ];
-    let folder = pajama_tiny().display().to_string();
-    let word = |word: &str| word.replace("MODEL", model).replace("FOLDER", &folder);
+    let word = |word: &str| word.replace("MODEL", model).replace("FOLDER", folder);
     lines.iter().map(|line| line.split(' ').map(word).collect()).collect()
 }
 
@@ -157,7 +157,7 @@ fn wrong_missing_empty_huge_and_non_utf8_arguments() {
 fn closed_and_odd_streams() {
     let (home, model) = home_with_model();
     let log = home.path().join("stderr.log");
-    for arguments in commands(&model) {
+    for arguments in commands(&model, pajama_tiny().to_str().unwrap()) {
         // Nothing to read.
         let mut command = home.command(&arguments);
         run_with_closed(&mut command, 0);
@@ -208,18 +208,17 @@ fn run_with_closed(command: &mut Command, closed: i32) {
 }
 
 #[test]
-fn without_a_home_with_a_read_only_one_and_with_one_that_is_a_file() {
-    let (home, model) = home_with_model();
+fn without_a_home_and_with_one_that_is_none() {
+    let (home, model, folder) = open_home();
     let plugins = home.plugins().display().to_string();
     let file = home.path().join("a-file");
     std::fs::write(&file, "").unwrap();
-    for arguments in commands(&model) {
+    for arguments in commands(&model, &folder) {
         let arguments = [&arguments[..], &["--plugin-dir".into(), plugins.clone()]].concat();
         // As root, the system knows a home without HOME: only the absence of a crash can be asked for.
         let mut command = home.command(&arguments);
         command.env_remove("HOME").env_remove("PAJAMAS_HOME").env("XDG_CACHE_HOME", home.path());
-        as_nobody(&mut command);
-        run(command);
+        run(as_nobody(&home, command));
         for place in ["/proc/self/nowhere", file.to_str().unwrap(), "/dev/null"] {
             let mut command = home.command(&arguments);
             command.env("PAJAMAS_HOME", place);
@@ -230,16 +229,10 @@ fn without_a_home_with_a_read_only_one_and_with_one_that_is_a_file() {
 
 #[test]
 fn a_read_only_home_can_still_be_used() {
-    let (home, model) = home_with_model();
-    let opened = |path: &Path, mode: u32| {
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-    };
-    opened(home.path(), 0o555);
-    for arguments in commands(&model) {
-        let mut command = home.command(&arguments);
-        as_nobody(&mut command);
-        let output = run(command);
+    let (home, model, folder) = open_home();
+    set_mode(home.path(), 0o555);
+    for arguments in commands(&model, &folder) {
+        let output = run(as_nobody(&home, home.command(&arguments)));
         let writes = arguments[0] == "quantize";
         let line = arguments.join(" ");
         // Validating runs the folder in memory; benchmarking and running only read.
@@ -251,15 +244,42 @@ fn a_read_only_home_can_still_be_used() {
             assert!(output.status.code() == Some(1) && stderr.contains("ermission denied"), "{line}: {stderr}");
         }
     }
-    opened(home.path(), 0o755);
+    set_mode(home.path(), 0o755);
 }
 
-/// Root may write anywhere, so root's runs become nobody's. The test's folder must let nobody in.
-fn as_nobody(command: &mut Command) {
+/// `command` as somebody who may not write everywhere: root's runs become nobody's, with copies of the programs where
+/// nobody may go.
+fn as_nobody(home: &Home, command: Command) -> Command {
     // SAFETY: asks and does nothing.
-    if unsafe { libc::geteuid() } == 0 {
-        command.uid(65_534).gid(65_534);
+    if unsafe { libc::geteuid() } != 0 {
+        return command;
     }
+    let mut nobodys = Command::new(home.path().join("bin/pajamas"));
+    nobodys.args(command.get_args()).stdin(Stdio::null()).uid(65_534).gid(65_534).current_dir("/");
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => nobodys.env(name, value),
+            None => nobodys.env_remove(name),
+        };
+    }
+    nobodys
+}
+
+/// A home that nobody may enter, with a model, the programs and the fixture in it; gives the model and the fixture.
+fn open_home() -> (Home, String, String) {
+    let (home, model) = home_with_model();
+    let (bin, folder) = (home.path().join("bin"), home.path().join("pajama-tiny"));
+    std::fs::create_dir(&bin).unwrap();
+    for program in ["pajamas", "pajamas-worker"] {
+        std::fs::copy(build_dir().join(program), bin.join(program)).unwrap();
+    }
+    copy_folder(&pajama_tiny(), &folder);
+    set_mode(home.path(), 0o755);
+    (home, model, folder.display().to_string())
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
 #[test]

@@ -5,11 +5,14 @@ use super::format;
 use crate::error::{Error, Result};
 use pajamas_gguf_file::{GgufFile, Value};
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 /// The file in a folder artifact that tells where it came from. A folder with it is one that pajamas made.
 pub const FILE: &str = "pajamas.json";
+
+/// Bytes of that file that are read at the most.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// The key of the validation's result, JSON in a string.
 pub const VALIDATION: &str = "pajamas.validation";
@@ -30,7 +33,10 @@ pub fn room_for_validation() -> String {
 /// When a GGUF file is damaged.
 pub fn read(path: &Path) -> Result<BTreeMap<String, String>> {
     if path.is_dir() {
-        let text = std::fs::read(path.join(FILE)).unwrap_or_default();
+        let mut text = Vec::new();
+        if let Ok(file) = std::fs::File::open(path.join(FILE)) {
+            let _ = file.take(FILE_BYTES_MAX).read_to_end(&mut text);
+        }
         return Ok(serde_json::from_slice(&text).unwrap_or_default());
     }
     if format::detect(path)? != format::GGUF {
