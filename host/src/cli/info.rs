@@ -1,6 +1,6 @@
 //! `pajamas info`: this machine, its backends, the models that were made; or all about one model.
 
-use super::{describe, output, plugins};
+use super::{describe, models, output, plugins};
 use crate::config::Config;
 use crate::hardware::disk::{self, Room};
 use crate::hardware::gpu::{self, Gpu};
@@ -108,6 +108,9 @@ fn print(info: &Info<'_>, config: &Config) {
         ("memory", memory(machine.memory_available_bytes, machine.memory_total_bytes, "available")),
         ("swap", memory(machine.swap_free_bytes, machine.swap_total_bytes, "free").or_else(|| Some("none".into()))),
     ];
+    if info.gpus.is_empty() {
+        rows.push(("GPU", Some("none found".into())));
+    }
     rows.extend(info.gpus.iter().map(|gpu| ("GPU", Some(describe_gpu(gpu)))));
     rows.extend(info.disks.iter().map(|disk| ("disk", Some(describe_disk(disk)))));
     output::fields(&rows);
@@ -120,9 +123,9 @@ fn print(info: &Info<'_>, config: &Config) {
     output::print(&format!("\nModels in {}", output::one_line(&config.models_dir().display().to_string())));
     if info.models.is_empty() {
         output::print("none; `pajamas quantize MODEL` makes one");
+    } else {
+        models::print(&info.models);
     }
-    let row = |r: &Record| vec![r.file.clone(), r.method.clone(), output::size(r.size_bytes), r.source.clone()];
-    output::table(&info.models.iter().map(row).collect::<Vec<_>>());
 }
 
 fn describe_gpu(gpu: &Gpu) -> String {

@@ -73,6 +73,7 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
 }
 
 fn list(common: &super::Common, config: &Config) -> anyhow::Result<()> {
+    let records = store::list(config);
     let row = |record: Record| Row {
         name: record.name().to_owned(),
         path: config.models_dir().join(&record.file),
@@ -85,27 +86,31 @@ fn list(common: &super::Common, config: &Config) -> anyhow::Result<()> {
         created_unix_s: record.created_unix_s,
         validation: record.validation,
     };
-    let rows: Vec<Row> = store::list(config).into_iter().map(row).collect();
     if common.json {
-        return output::json(&rows);
+        return output::json(&records.into_iter().map(row).collect::<Vec<_>>());
     }
-    if rows.is_empty() {
+    if records.is_empty() {
         output::say(&format!("no models in {}", output::one_line(&config.models_dir().display().to_string())));
         output::say("hint: `pajamas quantize MODEL` makes one");
         return Ok(());
     }
+    print(&records);
+    Ok(())
+}
+
+/// Prints the table of what is in the store.
+pub fn print(records: &[Record]) {
     let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
     let mut cells =
         vec![["NAME", "FORMAT", "METHOD", "SIZE", "QUALITY", "MADE FROM", "WHEN (UTC)"].map(String::from).to_vec()];
-    cells.extend(rows.iter().map(|row| {
+    cells.extend(records.iter().map(|row| {
         let when = if row.created_unix_s == 0 { "-".into() } else { output::date(row.created_unix_s) };
         let size = output::size(row.size_bytes);
         let quality = row.validation.as_ref().map_or("-", |summary| if summary.passed { "passed" } else { "failed" });
         let (method, source) = (or_dash(&row.method), or_dash(&row.source));
-        vec![row.name.clone(), row.format.clone(), method, size, quality.into(), source, when]
+        vec![row.name().to_owned(), row.format.clone(), method, size, quality.into(), source, when]
     }));
     output::table(&cells);
-    Ok(())
 }
 
 fn remove(names: &[String], dry_run: bool, force: bool, common: &super::Common, config: &Config) -> anyhow::Result<()> {

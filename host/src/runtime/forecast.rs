@@ -10,8 +10,10 @@ use crate::worker::remote_model;
 use pajamas_plugin_api::{Availability, DeviceClass, ErrorKind, LoadRequest, MemoryUsage};
 use serde::Serialize;
 
-/// The context lengths to forecast for, in tokens.
-const CONTEXTS: [u32; 5] = [4096, 8192, 16_384, 32_768, 131_072];
+/// The context lengths to forecast for, in tokens; the shorter ones only for models that were trained with little more.
+const CONTEXTS: [u32; 8] = [512, 1024, 2048, 4096, 8192, 16_384, 32_768, 131_072];
+/// The shortest for all other models.
+const SHORTEST: u32 = 4096;
 /// Bytes of a number in the KV cache, unless the backend is told otherwise.
 const KV_VALUE_BYTES: u64 = 2;
 
@@ -91,8 +93,9 @@ impl Need {
 /// The context lengths to show for a model trained with `trained` tokens: the usual ones up to that, and that.
 fn context_lengths(trained: Option<u64>) -> Vec<u32> {
     let trained = trained.map(|tokens| u32::try_from(tokens).unwrap_or(u32::MAX)).filter(|tokens| *tokens > 0);
-    let mut lengths: Vec<u32> =
-        CONTEXTS.into_iter().filter(|length| trained.is_none_or(|trained| *length < trained)).collect();
+    let shortest = trained.map_or(SHORTEST, |trained| if trained <= SHORTEST { 0 } else { SHORTEST });
+    let in_range = |length: &u32| *length >= shortest && trained.is_none_or(|trained| *length < trained);
+    let mut lengths: Vec<u32> = CONTEXTS.into_iter().filter(in_range).collect();
     lengths.extend(trained);
     lengths
 }
@@ -193,12 +196,12 @@ mod tests {
 
     #[test]
     fn context_lengths_rise_to_the_trained_one() {
-        assert_eq!(context_lengths(Some(2048)), [2048]);
-        assert_eq!(context_lengths(Some(4096)), [4096]);
+        assert_eq!(context_lengths(Some(2048)), [512, 1024, 2048]);
+        assert_eq!(context_lengths(Some(4096)), [512, 1024, 2048, 4096]);
         assert_eq!(context_lengths(Some(40_960)), [4096, 8192, 16_384, 32_768, 40_960]);
-        assert_eq!(context_lengths(Some(131_072)), CONTEXTS);
+        assert_eq!(context_lengths(Some(131_072)), [4096, 8192, 16_384, 32_768, 131_072]);
         assert_eq!(context_lengths(Some(u64::MAX)).last(), Some(&u32::MAX));
-        assert_eq!(context_lengths(None), CONTEXTS);
+        assert_eq!(context_lengths(None), context_lengths(Some(131_072)));
     }
 
     #[test]
