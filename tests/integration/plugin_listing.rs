@@ -62,18 +62,6 @@ fn a_folder_named_by_flag_comes_before_the_home() {
 }
 
 #[test]
-fn info_shows_the_machine_the_backends_and_the_models() {
-    let home = Home::with_gguf_cpu();
-    home.run(["quantize".as_ref(), pajamas_tests::pajama_tiny().as_os_str()]).succeeded();
-    let info = home.run(["info", "--json"]).json();
-    assert!(info["hardware"]["cores"].as_u64().unwrap() >= 1);
-    assert_eq!(info["backends"][0]["name"], "gguf-cpu");
-    assert_eq!(info["models"][0]["file"], "pajama-tiny-q4_k_m.gguf");
-    let text = home.run(["info"]);
-    assert!(text.succeeded().stdout.contains("pajama-tiny-q4_k_m.gguf"));
-}
-
-#[test]
 fn the_hosts_programs_hold_no_engine() {
     for program in ["pajamas", "pajamas-worker"] {
         let bytes = std::fs::read(pajamas_tests::build_dir().join(program)).expect("the program is built");

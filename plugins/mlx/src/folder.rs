@@ -34,7 +34,9 @@ pub(crate) fn weights(
 
 /// Old checkpoints hold what is computed from the configuration, and some hold a tied output layer twice.
 fn is_needed(tensor: &Tensor, tied: bool) -> bool {
-    !tensor.name().ends_with("rotary_emb.inv_freq") && !(tied && tensor.name().starts_with("lm_head."))
+    let computed = tensor.name().ends_with("rotary_emb.inv_freq");
+    let twice = tied && tensor.name().starts_with("lm_head.");
+    !computed && !twice
 }
 
 /// Bytes of what [`weights`] reads, once it is read.
