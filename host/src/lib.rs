@@ -16,6 +16,7 @@ pub mod conversation;
 pub mod doctor;
 pub mod env_vars;
 pub mod error;
+pub mod files;
 pub mod hardware;
 pub mod models;
 pub mod pipeline;

@@ -91,6 +91,9 @@ fn a_damaged_model_fails_the_verdict() {
     let no_numbers = damage("nan.gguf", &|_| 0xff);
     let more = ["--reference", &folder, "--tokens", "1024"];
     assert_eq!(validate(&home, &good, &more).code, Some(0));
+    // That something is wrong needs no reference to be seen.
+    let alone = validate(&home, &no_numbers, &["--tokens", "256"]).json();
+    assert!(alone["notes"][0].as_str().unwrap().contains("guessing would be 1280"), "{alone:#}");
     for path in [noise, no_numbers] {
         let run = validate(&home, &path, &more);
         assert_eq!(run.code, Some(3), "{run:#?}");
@@ -133,14 +136,28 @@ fn quantize_validates_and_the_artifact_keeps_the_result() {
     let record: Value = serde_json::from_slice(&std::fs::read(format!("{path}.json")).unwrap()).unwrap();
     assert_eq!(record["validation"]["passed"], true);
     let inside = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
-    assert!(inside.contains(r#"{"passed":true,"perplexity_change":"#), "in the file itself");
+    assert!(inside.contains(r#"{"passed":true,"max":0.05,"ppl":"#), "in the file itself");
     assert_eq!(home.run(["run", "pajama-tiny-q4_k_m", "-p", "Who are you?", "-t", "0"]).code, Some(0));
 
-    // What it was made from is known, so nothing has to be named, and a new result replaces the old one.
-    let report = home.run(["validate", "pajama-tiny-q4_k_m", "--max-kld", "0.0000001", "--tokens", "512", "--json"]);
-    assert_eq!(report.code, Some(3), "{report:#?}");
-    let record: Value = serde_json::from_slice(&std::fs::read(format!("{path}.json")).unwrap()).unwrap();
-    assert_eq!((&record["validation"]["passed"], &record["validation"]["tokens"]), (&false.into(), &511.into()));
+    // What it was made from is known, so nothing has to be named. A result on fewer tokens changes nothing, one on more
+    // replaces the old one.
+    for (tokens, kept, passed) in [("512", 2044, true), ("4096", 4088, false)] {
+        let arguments = ["validate", "pajama-tiny-q4_k_m", "--max-kld", "0.0000001", "--tokens", tokens, "--json"];
+        let report = home.run(arguments);
+        assert_eq!(report.code, Some(3), "{report:#?}");
+        let record: Value = serde_json::from_slice(&std::fs::read(format!("{path}.json")).unwrap()).unwrap();
+        let validation = &record["validation"];
+        assert_eq!((&validation["passed"], &validation["tokens"]), (&passed.into(), &kept.into()), "{record:#}");
+    }
+    assert_schema("models", &home.run(["models", "--json"]).json());
+    assert_schema("info-model", &home.run(["info", "pajama-tiny-q4_k_m", "--json"]).json());
+
+    // Compared with something else it tells nothing that belongs to the model.
+    let other = home.quantized("Q8_0").display().to_string();
+    let before = std::fs::read(&path).unwrap();
+    let report = home.run(["validate", "pajama-tiny-q4_k_m", "--reference", &other, "--json"]).json();
+    assert_eq!(report["recorded"], false);
+    assert!(std::fs::read(&path).unwrap() == before);
 
     let run = home.run(["quantize", &folder, "--json", "-m", "Q2_K", "--max-kld", "0.0000001"]);
     assert_eq!(run.code, Some(3), "{run:#?}");
@@ -155,7 +172,49 @@ fn quantize_validates_and_the_artifact_keeps_the_result() {
     assert!(run.succeeded().stderr.contains("not validated: no backend can run MLX models"), "{run:#?}");
     let run = home.run(["quantize", &folder, "--format", "mlx", "--validate"]);
     assert_eq!(run.code, Some(1), "{run:#?}");
-    assert!(run.stderr.contains("the model is finished"), "{run:#?}");
+    assert!(run.stderr.contains("the model is finished") && run.stdout.trim().ends_with("4bit"), "{run:#?}");
+}
+
+#[test]
+fn files_that_pajamas_does_not_own_are_not_written_to() {
+    let home = Home::with_gguf_cpu();
+    let folder = pajama_tiny().display().to_string();
+    let made = home.quantized("Q8_0");
+    // As Hugging Face's cache has it: a blob named for its content, and a link.
+    let repository = home.path().join("huggingface/hub/models--acme--loom");
+    let (blob, snapshot) = (repository.join("blobs/0123"), repository.join("snapshots/abc"));
+    std::fs::create_dir_all(blob.parent().unwrap()).unwrap();
+    std::fs::create_dir_all(&snapshot).unwrap();
+    std::fs::create_dir_all(repository.join("refs")).unwrap();
+    std::fs::write(repository.join("refs/main"), "abc").unwrap();
+    std::fs::copy(&made, &blob).unwrap();
+    std::os::unix::fs::symlink(&blob, snapshot.join("loom.gguf")).unwrap();
+    let before = std::fs::read(&blob).unwrap();
+    for model in ["acme/loom", made.to_str().unwrap()] {
+        let report = validate(&home, Path::new(model), &["--reference", &folder, "--tokens", "256"]).json();
+        assert_eq!(report["recorded"], false, "{model}");
+    }
+    assert!(std::fs::read(&blob).unwrap() == before && std::fs::read(&made).unwrap() == before);
+}
+
+#[test]
+fn a_file_that_was_put_in_a_models_place_is_not_that_model() {
+    let home = Home::with_gguf_cpu();
+    let folder = pajama_tiny().display().to_string();
+    let path = home.run(["quantize", &folder]).succeeded().stdout.trim().to_owned();
+    std::fs::copy(home.quantized("Q2_K"), &path).unwrap();
+    let report = home.run(["validate", &path, "--reference", &folder, "--tokens", "256", "--json"]).json();
+    assert_eq!(report["recorded"], false);
+    assert_eq!(home.run(["models", "--json"]).json()[0]["method"], "", "nothing is known of it");
+}
+
+#[test]
+fn a_text_that_is_not_there_is_said_before_any_work() {
+    let home = Home::with_gguf_cpu();
+    let folder = pajama_tiny().display().to_string();
+    let run = home.run(["quantize", &folder, "--text", "nowhere.txt"]);
+    assert_eq!((run.code, home.listing("models").len()), (Some(1), 0), "{run:#?}");
+    assert_eq!(home.run(["quantize", &folder, "--no-validate", "--max-kld", "1"]).code, Some(2));
 }
 
 #[test]
@@ -185,8 +244,12 @@ fn gguf_and_mlx_are_compared_on_one_token_stream() {
     let (mean, top) =
         (number(&report, "/comparison/kl_divergence/mean"), number(&report, "/comparison/top1_agreement/value"));
     assert!(mean < 0.001 && top > 0.95, "{report:#}");
-    let kept = std::fs::read_to_string(Path::new(&mlx).join("pajamas.json")).unwrap();
-    assert!(kept.contains("pajamas.validation"), "{kept}");
+    assert_eq!(report["recorded"], false, "that is not what it was made from");
+    let run = home.run(["quantize", &folder, "--format", "mlx", "--validate", "--tokens", "512"]);
+    assert!(run.succeeded().stderr.contains("passed"), "{run:#?}");
+    let kept = std::fs::read_to_string(Path::new(run.stdout.trim()).join("pajamas.json")).unwrap();
+    assert!(kept.contains("pajamas.validation") && kept.contains("pajamas.method"), "{kept}");
+    assert_eq!(home.run(["models", "--json"]).json()[0]["validation"]["passed"], true);
 }
 
 #[test]

@@ -50,10 +50,10 @@ pub struct Args {
     #[arg(long)]
     leave_output_tensor: bool,
     /// Measure the model against its source, and fail when that cannot be done [default: measure if it can be done].
-    #[arg(long, overrides_with = "no_validate")]
+    #[arg(long, conflicts_with = "no_validate")]
     validate: bool,
     /// Do not measure the model against its source.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["max_degradation", "max_kld"])]
     no_validate: bool,
     /// A file of UTF-8 text to measure on [default: `validation.txt` in the source's folder, else the bundled text].
     #[arg(long, value_name = "FILE", conflicts_with = "no_validate")]
@@ -101,6 +101,10 @@ impl Args {
 
 /// Runs the command.
 pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::Result<()> {
+    if let Some(text) = &args.text {
+        // Before hours of work for it.
+        Text::File(text.clone()).check()?;
+    }
     let source = source::resolve(&args.model, config)?;
     let candidates = crate::plugins::survey(config);
     let interrupt = Interrupt::install()?;
@@ -120,17 +124,11 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
         measure(args, &source, &artifact, &host, &cancel)
     };
     console.clear();
-    let (validation, not_validated) = match measured {
-        Ok(Ok(report)) => (Some(report), String::new()),
-        Ok(Err(reason)) => (None, reason),
-        Err(error) => {
-            // Whatever became of the measurement, the model is there.
-            if !common.json {
-                output::print(&path);
-            }
-            output::say(&format!("note: the model is finished: {path}"));
-            return Err(error.into());
-        }
+    let (validation, not_validated, failed) = match measured {
+        Ok(Ok(report)) => (Some(report), String::new(), None),
+        Ok(Err(reason)) => (None, reason, None),
+        // Whatever became of the measurement, the model is there.
+        Err(error) => (None, error.to_string(), Some(error)),
     };
     let outcome = Outcome { artifact, validation, not_validated };
     if common.json {
@@ -138,10 +136,15 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
     } else {
         if let Some(report) = &outcome.validation {
             in_short(report).iter().for_each(|line| output::say(&output::clean(line)));
+        } else if failed.is_some() {
+            output::say("  note   the model is finished, and measuring it failed");
         } else if !args.no_validate && config.validate {
             output::say(&format!("  note   not validated: {}", output::clean(&outcome.not_validated)));
         }
-        output::print(&path);
+        output::print(&super::run::shown(&path));
+    }
+    if let Some(error) = failed {
+        return Err(error.into());
     }
     match &outcome.validation {
         Some(report) if report.verdict.as_ref().is_some_and(|verdict| !verdict.passed) => Err(too_low(report).into()),
@@ -166,6 +169,7 @@ fn measure(
         tokens: args.tokens,
         window: None,
         limits: args.limits.limits(),
+        made_now: true,
     };
     let made = Source { path: artifact.path.clone(), format: artifact.format.clone(), hub: None, ..source.clone() };
     // The backend that the user prefers may run other formats only.

@@ -135,6 +135,7 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
         tokens: args.tokens,
         window: args.window,
         limits: args.limits.limits(),
+        made_now: false,
     };
     let host = Host { candidates: &candidates, config: &config, observer: &console };
     let reference = reference.as_ref().map(|(name, source)| (*name, source));
@@ -144,6 +145,9 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
         output::json(&report)?;
     } else {
         print(&report);
+    }
+    if report.verdict.is_none() && !args.limits.given() && !common.json {
+        output::say("note: without a reference there is no verdict; name what it was made from: `--reference MODEL`");
     }
     match &report.verdict {
         Some(verdict) if !verdict.passed => Err(too_low(&report).into()),

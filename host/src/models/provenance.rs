@@ -3,9 +3,11 @@
 
 use super::format;
 use crate::error::{Error, Result};
+use crate::files;
 use pajamas_gguf_file::{GgufFile, Value};
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 /// The file in a folder artifact that tells where it came from. A folder with it is one that pajamas made.
@@ -19,7 +21,7 @@ pub const VALIDATION: &str = "pajamas.validation";
 
 /// Bytes of that string in a GGUF file: as many as llama.cpp's quantizer can be told to set. It has this length from the
 /// beginning, so that a result can be written later without moving what follows it.
-const VALIDATION_BYTES: usize = 127;
+pub const VALIDATION_BYTES: usize = 127;
 
 /// The value of [`VALIDATION`] in a new GGUF file.
 pub fn room_for_validation() -> String {
@@ -33,11 +35,8 @@ pub fn room_for_validation() -> String {
 /// When a GGUF file is damaged.
 pub fn read(path: &Path) -> Result<BTreeMap<String, String>> {
     if path.is_dir() {
-        let mut text = Vec::new();
-        if let Ok(file) = std::fs::File::open(path.join(FILE)) {
-            let _ = file.take(FILE_BYTES_MAX).read_to_end(&mut text);
-        }
-        return Ok(serde_json::from_slice(&text).unwrap_or_default());
+        let keys = keys_of_folder(path)?.unwrap_or_default().into_iter();
+        return Ok(keys.filter_map(|(key, value)| Some((key, value.as_str()?.to_owned()))).collect());
     }
     if format::detect(path)? != format::GGUF {
         return Ok(BTreeMap::new());
@@ -51,8 +50,25 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, String>> {
         .collect())
 }
 
+/// Everything in the file of the folder at `path`; none where there is no such file.
+fn keys_of_folder(path: &Path) -> Result<Option<serde_json::Map<String, serde_json::Value>>> {
+    let path = path.join(FILE);
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("opening", &path)(error)),
+    };
+    let mut text = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(Error::io("reading", &path))?;
+    serde_json::from_slice(&text).map(Some).map_err(|error| Error::Invalid {
+        path,
+        message: format!("this is no JSON object with a model's provenance: {error}"),
+        hint: "make the model again".into(),
+    })
+}
+
 /// Writes `result`, JSON, into the artifact at `path`, which pajamas made. False when there is no room for it: the
-/// artifact is someone else's.
+/// artifact is someone else's, or has other names that it would change under as well.
 ///
 /// # Errors
 /// When it cannot be written.
@@ -61,19 +77,10 @@ pub fn write_validation(path: &Path, result: &str) -> Result<bool> {
 }
 
 fn into_folder(path: &Path, result: &str) -> Result<bool> {
-    let file = path.join(FILE);
-    if !file.is_file() {
-        return Ok(false);
-    }
-    let mut keys = read(path)?;
+    let Some(mut keys) = keys_of_folder(path)? else { return Ok(false) };
     keys.insert(VALIDATION.into(), result.into());
     let text = serde_json::to_string_pretty(&keys).unwrap_or_default();
-    let partial = path.join(".pajamas.json.partial");
-    let written = std::fs::write(&partial, text + "\n").and_then(|()| std::fs::rename(&partial, &file));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&partial);
-    }
-    written.map_err(Error::io("writing", &file))?;
+    files::replace(&path.join(FILE), (text + "\n").as_bytes(), None)?;
     Ok(true)
 }
 
@@ -87,14 +94,27 @@ fn into_gguf(path: &Path, result: &str) -> Result<bool> {
         return Ok(false);
     };
     let failed = || Error::io("writing", path);
+    let mut writer = OpenOptions::new().write(true).open(path).map_err(failed())?;
+    let metadata = writer.metadata().map_err(failed())?;
+    if !has_one_name(&metadata) {
+        return Ok(false);
+    }
+    writer.seek(SeekFrom::Start(offset)).map_err(failed())?;
+    writer.write_all(format!("{result:<VALIDATION_BYTES$}").as_bytes()).map_err(failed())?;
+    writer.sync_all().map_err(failed())?;
     // What the file is made of has not changed, and neither should what it is recognized by.
-    let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified());
-    let mut file = std::fs::OpenOptions::new().write(true).open(path).map_err(failed())?;
-    std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(offset)).map_err(failed())?;
-    file.write_all(format!("{result:<VALIDATION_BYTES$}").as_bytes()).map_err(failed())?;
-    file.sync_all().map_err(failed())?;
-    if let Ok(modified) = modified {
-        let _ = file.set_modified(modified);
+    if let Ok(modified) = metadata.modified() {
+        let _ = writer.set_modified(modified);
     }
     Ok(true)
+}
+
+#[cfg(unix)]
+fn has_one_name(metadata: &std::fs::Metadata) -> bool {
+    std::os::unix::fs::MetadataExt::nlink(metadata) == 1
+}
+
+#[cfg(not(unix))]
+fn has_one_name(_: &std::fs::Metadata) -> bool {
+    true
 }

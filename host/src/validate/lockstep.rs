@@ -3,7 +3,7 @@
 
 use super::compare::{Difference, Prediction, compare, predict};
 use super::text::Windows;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::runtime::Engine;
 use pajamas_plugin_api::CancelToken;
 use std::collections::VecDeque;
@@ -36,14 +36,18 @@ pub fn alone(engine: &Engine, windows: &Windows, each: &mut dyn FnMut(Prediction
     for index in 0..windows.count() {
         cancel.check()?;
         let window = windows.get(index);
+        let mut rows = 0;
         let mut on_row = |position: usize, row: &[f32]| match window.get(position + 1) {
-            Some(next) => {
+            Some(next) if position == rows && row.len() > *next as usize => {
+                rows += 1;
                 each(predict(row, *next));
                 ControlFlow::Continue(())
             }
-            None => ControlFlow::Break(()),
+            _ => ControlFlow::Break(()),
         };
         engine.logits(&window, 0, &mut on_row, cancel)?;
+        cancel.check()?;
+        check_rows(rows, &window)?;
     }
     cancel.check().map_err(Into::into)
 }
@@ -82,19 +86,22 @@ pub fn both(
 fn run_reference(engine: &Engine, windows: &Windows, turns: &Turns, cancel: &CancelToken) -> Result<()> {
     for index in 0..windows.count() {
         let window = windows.get(index);
-        let mut stopped = false;
-        let mut on_row = |position: usize, row: &[f32]| {
-            if position + 1 == window.len() {
-                return ControlFlow::Break(());
+        let (mut rows, mut stopped) = (0, false);
+        let mut on_row = |position: usize, row: &[f32]| match window.get(position + 1) {
+            Some(next) if position == rows && row.len() > *next as usize => {
+                rows += 1;
+                let flow = turns.push(row);
+                stopped = flow.is_break();
+                flow
             }
-            let flow = turns.push(row);
-            stopped = flow.is_break();
-            flow
+            _ => ControlFlow::Break(()),
         };
         engine.logits(&window, 0, &mut on_row, cancel)?;
         if stopped {
             break;
         }
+        cancel.check()?;
+        check_rows(rows, &window)?;
     }
     Ok(())
 }
@@ -109,17 +116,21 @@ fn run_candidate(
     let started = Instant::now();
     let mut times = Times::default();
     times.reference += turns.wait_for_candidate();
-    'windows: for index in 0..windows.count() {
+    for index in 0..windows.count() {
         let window = windows.get(index);
-        let mut ended = false;
+        let (mut rows, mut ended) = (0, false);
         let mut on_row = |position: usize, row: &[f32]| {
             let Some(next) = window.get(position + 1) else { return ControlFlow::Break(()) };
+            if position != rows || row.len() <= *next as usize {
+                return ControlFlow::Break(());
+            }
             let (waited, other) = turns.pop();
             times.reference += waited;
             let Some(other) = other else {
                 ended = true;
                 return ControlFlow::Break(());
             };
+            rows += 1;
             let comparing = Instant::now();
             each(&compare(&other, row, *next));
             turns.give_back(other);
@@ -128,11 +139,27 @@ fn run_candidate(
         };
         engine.logits(&window, 0, &mut on_row, cancel)?;
         if ended {
-            break 'windows;
+            break;
         }
+        cancel.check()?;
+        check_rows(rows, &window)?;
     }
     times.candidate = started.elapsed().saturating_sub(times.reference + times.comparison);
     Ok(times)
+}
+
+/// A backend that skips a position, or gives a row that is too short, would make figures that look right and are not.
+fn check_rows(rows: usize, window: &[u32]) -> Result<()> {
+    if rows + 1 == window.len() {
+        return Ok(());
+    }
+    Err(Error::Refused {
+        message: format!(
+            "the backend gave {rows} whole rows of logits in order, and {} were asked for",
+            window.len() - 1
+        ),
+        hint: "this is a defect of the backend: try another".into(),
+    })
 }
 
 #[derive(PartialEq)]

@@ -6,6 +6,7 @@
 
 pub mod compare;
 pub mod lockstep;
+pub mod record;
 pub mod reference;
 pub mod statistics;
 pub mod text;
@@ -14,13 +15,15 @@ pub mod verdict;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::models::source::Source;
-use crate::models::{provenance, store};
+use crate::models::store;
 use crate::plugins::Candidate;
 use crate::runtime::open::{self, Observer, OpenModel, OpenOptions};
 use compare::Difference;
 use pajamas_plugin_api::{CancelToken, ProgressUpdate};
+use record::Measured as MeasuredModel;
+pub use record::Summary;
 use reference::Reference;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use statistics::{Alone, Comparison, Estimate, Paired};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -45,6 +48,8 @@ pub struct ValidateOptions {
     pub window: Option<u32>,
     /// What the candidate must not exceed.
     pub limits: Limits,
+    /// Whether this program has just made the candidate, so that the result belongs to it wherever it lies.
+    pub made_now: bool,
 }
 
 /// A model that took part.
@@ -73,6 +78,8 @@ pub struct Report {
     pub text: TextSummary,
     /// The candidate's perplexity; none if it gave no finite numbers.
     pub perplexity: Option<Estimate>,
+    /// Positions at which the candidate gave no finite numbers. They count in no figure.
+    pub invalid_positions: u64,
     /// How the two differ.
     pub comparison: Option<Comparison>,
     /// Whether the candidate is good enough; none without a reference.
@@ -98,23 +105,6 @@ pub struct Elapsed {
     pub total_ms: f64,
 }
 
-/// The part of a [`Report`] that is kept with the artifact.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Summary {
-    /// Whether it was good enough.
-    pub passed: bool,
-    /// Growth of perplexity: 0.05 is five percent.
-    pub perplexity_change: f64,
-    /// Mean KL divergence, in nats.
-    pub kld_mean: f64,
-    /// Its 99th percentile.
-    pub kld_p99: f64,
-    /// Part of the positions with the same likeliest token.
-    pub top1: f64,
-    /// Positions that were looked at.
-    pub tokens: u64,
-}
-
 /// Measures `source` against `reference`; without one, against what it was made from, as far as that is known and can be
 /// run here, else alone.
 ///
@@ -128,10 +118,15 @@ pub fn validate(
     host: &Host<'_>,
     cancel: &CancelToken,
 ) -> Result<Report> {
+    if let Some(text) = &options.text {
+        text.check()?;
+    }
     let window = options.window.unwrap_or(WINDOW);
     let context = Some(window);
     let open_options = OpenOptions { context_length: context, ..options.open.clone() };
     let candidate = open::open(source, &open_options, host.candidates, host.config, host.observer, cancel)?;
+    let finished = Source { path: candidate.path.clone(), ..source.clone() };
+    let measured_model = MeasuredModel::new(finished, options.made_now)?;
     let window = checked_window(options.window, &candidate)?;
     let reference_options = OpenOptions { context_length: context, ..options.reference_open.clone() };
     let (reference, no_reference) = match reference {
@@ -145,32 +140,39 @@ pub fn validate(
             Err(error) => (None, error.to_string()),
         },
     };
-    let text = options.text.clone().unwrap_or_else(|| Text::of_model(reference.as_ref().map(|r| r.source.as_path())));
+    // The one beside the source, whatever the model is compared with.
+    let folder = reference.as_ref().map(|reference| reference.source.clone()).filter(|path| path.is_dir());
+    let folder = folder.or_else(|| Some(reference::origin(&candidate.path, host.config).ok()?.path));
+    let text = options.text.clone().unwrap_or_else(|| Text::of_model(folder.as_deref()));
     let tokens = text.tokens(&candidate.engine, options.tokens)?;
     if let Some(reference) = &reference {
         check_same_tokens(&tokens, &reference.model, &candidate)?;
     }
     let windows = Windows::new(tokens, window as usize, bos(&candidate)?);
     let measured = measure(&candidate, reference.as_ref().map(|r| &r.model), &windows, host.observer, cancel)?;
-    let verdict = reference.is_some().then(|| verdict::judge(measured.comparison.as_ref(), options.limits));
-    let notes = notes(&candidate, measured.comparison.as_ref());
+    let judged = reference.is_some() || measured.invalid_positions > 0;
+    let verdict =
+        judged.then(|| verdict::judge(measured.comparison.as_ref(), measured.invalid_positions, options.limits));
+    let notes = notes(&candidate, &measured);
     let mut report = Report {
         candidate: participant(&candidate, &candidate.path),
         reference: reference.as_ref().map(|reference| participant(&reference.model, &reference.source)),
         no_reference,
         text: windows.summary(&text),
         perplexity: measured.perplexity,
+        invalid_positions: measured.invalid_positions,
         comparison: measured.comparison,
         verdict,
         notes,
         recorded: false,
         elapsed: measured.elapsed,
     };
-    if let Some(summary) = report.summary() {
-        // The figures are what was asked for; an artifact of somebody else's may be read only.
-        match keep(&summary, &candidate.path, host.config) {
+    let tells_little = !report.notes.is_empty();
+    if let (Some(summary), Some(reference), false) = (Summary::of(&report), &reference, tells_little) {
+        // The figures are what was asked for; the model's folder may be read only.
+        match measured_model.keep(&summary, &reference.fingerprint, host.config) {
             Ok(recorded) => report.recorded = recorded,
-            Err(error) => report.notes.push(format!("the result could not be kept with the model: {error}")),
+            Err(error) => report.notes.push(format!("the result is not kept with the model: {error}")),
         }
     }
     Ok(report)
@@ -209,24 +211,32 @@ fn implied_reference(
     reference::open(&source, &source.display(), options, candidate, host, cancel)
 }
 
-/// A text that the reference finds less likely than chance tells nothing of what was lost.
-fn notes(candidate: &OpenModel, comparison: Option<&Comparison>) -> Vec<String> {
-    let chance = f64::from(candidate.engine.info().vocabulary_size);
-    let perplexity = comparison.map_or(0.0, |comparison| comparison.reference_perplexity.value);
-    let unsuitable = perplexity > chance;
-    let note = || {
-        format!(
-            "the reference does not know this kind of text (perplexity {perplexity:.0}, and guessing would be {chance}): \
-             its change says little; measure on a text of the model's own kind with `--text`"
-        )
+/// Where guessing would do as well, figures say little: of a text that the reference does not know, or of a model alone.
+fn notes(candidate: &OpenModel, measured: &Measured) -> Vec<String> {
+    let guessing = f64::from(candidate.engine.info().vocabulary_size);
+    let worst = |perplexity: Option<&Estimate>| perplexity.map(|p| p.value).filter(|value| *value > 0.999 * guessing);
+    let note = match &measured.comparison {
+        Some(comparison) => worst(Some(&comparison.reference_perplexity)).map(|value| {
+            format!(
+                "the reference does not know this kind of text (perplexity {value:.0}, and guessing would be \
+                 {guessing}): its change says little; measure on a text of the model's own kind with `--text`"
+            )
+        }),
+        None => worst(measured.perplexity.as_ref()).map(|value| {
+            format!(
+                "perplexity is {value:.0}, and guessing would be {guessing}: the model is damaged, or does not know this \
+                 kind of text; try another with `--text`"
+            )
+        }),
     };
-    unsuitable.then(note).into_iter().collect()
+    note.into_iter().collect()
 }
 
 /// What the model wants before every text, if anything.
 fn bos(model: &OpenModel) -> Result<Option<u32>> {
     let (plain, special) = (model.engine.tokenize("a", false, false)?, model.engine.tokenize("a", true, false)?);
-    Ok(special.strip_suffix(&plain[..]).and_then(|bos| bos.first()).copied())
+    // Some models add a token at the end as well.
+    Ok(special.split_first().filter(|(_, rest)| rest.starts_with(&plain)).map(|(bos, _)| *bos))
 }
 
 /// The same ids must mean the same text to both, or comparing their probabilities means nothing.
@@ -248,6 +258,7 @@ fn check_same_tokens(tokens: &[u32], reference: &OpenModel, candidate: &OpenMode
 
 struct Measured {
     perplexity: Option<Estimate>,
+    invalid_positions: u64,
     comparison: Option<Comparison>,
     elapsed: Elapsed,
 }
@@ -279,7 +290,7 @@ fn measure(
         let total_ms = milliseconds(started.elapsed());
         let elapsed = Elapsed { candidate_ms: total_ms, total_ms, ..Elapsed::default() };
         let perplexity = (alone.count() > 0).then(|| alone.perplexity());
-        return Ok(Measured { perplexity, comparison: None, elapsed });
+        return Ok(Measured { perplexity, invalid_positions: alone.invalid(), comparison: None, elapsed });
     };
     let mut paired = Paired::default();
     let mut broken = None;
@@ -299,6 +310,7 @@ fn measure(
     }
     Ok(Measured {
         perplexity: (paired.count() > 0).then(|| paired.perplexity()),
+        invalid_positions: paired.invalid(),
         comparison: paired.finish(),
         elapsed: Elapsed {
             reference_ms: milliseconds(times.reference),
@@ -314,34 +326,6 @@ fn participant(model: &OpenModel, path: &Path) -> Participant {
         path: path.into(),
         backend: model.backend.clone(),
         quantization: model.engine.info().quantization.clone(),
-        size_bytes: store::size_on_disk(path),
+        size_bytes: store::size_with_links(path),
     }
-}
-
-impl Report {
-    /// What is kept with the artifact; none where nothing was judged.
-    pub fn summary(&self) -> Option<Summary> {
-        let (comparison, verdict) = (self.comparison.as_ref()?, self.verdict.as_ref()?);
-        Some(Summary {
-            passed: verdict.passed,
-            perplexity_change: rounded(comparison.perplexity_change.value),
-            kld_mean: rounded(comparison.kl_divergence.mean),
-            kld_p99: rounded(comparison.kl_divergence.p99),
-            top1: rounded(comparison.top1_agreement.value),
-            tokens: self.text.scored,
-        })
-    }
-}
-
-/// To four digits: what is kept has little room.
-fn rounded(value: f64) -> f64 {
-    format!("{value:.3e}").parse().unwrap_or(value)
-}
-
-/// Writes the result into the artifact and into its record. False where there is neither.
-fn keep(summary: &Summary, path: &Path, config: &Config) -> Result<bool> {
-    let text = serde_json::to_string(summary).unwrap_or_default();
-    let inside = provenance::write_validation(path, &text)?;
-    let beside = store::remember_validation(config, path, summary)?;
-    Ok(inside || beside)
 }

@@ -10,7 +10,8 @@ use crate::pipeline::{self, QuantizeOptions};
 use crate::plugins::{Candidate, Status, rank};
 use crate::runtime::open::{self, OpenModel, OpenOptions};
 use pajamas_plugin_api::{CancelToken, ErrorKind};
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 
 /// A reference that is loaded.
 pub struct Reference {
@@ -18,6 +19,8 @@ pub struct Reference {
     pub model: OpenModel,
     /// The file or folder that it is, whatever was loaded for it.
     pub source: PathBuf,
+    /// What that holds now.
+    pub fingerprint: String,
     /// The file that was written for it.
     _temporary: Option<Temporary>,
 }
@@ -26,7 +29,7 @@ pub struct Reference {
 ///
 /// # Errors
 /// With the reason why there is none: nothing is known of it, or it is gone or has changed.
-pub fn origin(path: &std::path::Path, config: &Config) -> Result<Source> {
+pub fn origin(path: &Path, config: &Config) -> Result<Source> {
     let unknown = |message: String| {
         let hint = "name what it was made from: `--reference MODEL`".into();
         Error::Refused { message, hint }
@@ -87,7 +90,12 @@ pub fn open(
         let request = open::request(&source.path, set, options, config);
         match open::load(&source.path, candidate, &request, options.isolate, config, observer, cancel) {
             Ok(model) => {
-                return Ok(Reference { model, source: source.path.clone(), _temporary: None });
+                return Ok(Reference {
+                    model,
+                    source: source.path.clone(),
+                    fingerprint: source::fingerprint(source)?,
+                    _temporary: None,
+                });
             }
             Err(error) if says_more_about_the_backend(&error) => {
                 failures.push(format!("{}: {error}", candidate.name()))
@@ -124,29 +132,34 @@ fn from_temporary_file(
     cancel: &CancelToken,
 ) -> Result<Reference> {
     let Host { candidates, config, observer } = *host;
-    let temporary = Temporary::create(config)?;
-    let size = crate::models::store::size_on_disk(&source.path);
-    let free = crate::hardware::disk::room(&temporary.0).map_or(0, |room| room.free_bytes);
+    let temporary = Temporary::create(&config.cache_dir().join("references"))?;
+    let size = store::size_with_links(&source.path);
+    let free = crate::hardware::disk::room(temporary.path()).map(|room| room.free_bytes);
     // Weights in single precision halve, others keep their size.
-    if free > 0 && free < size {
-        return Err(Error::Plugin(pajamas_plugin_api::Error::new(
-            ErrorKind::OutOfMemory,
-            format!("`{}` has {free} bytes free, and up to {size} are needed", temporary.0.display()),
-        )));
+    if let Some(free) = free.filter(|free| *free < size) {
+        let (free, size) = (crate::text::size(free), crate::text::size(size));
+        let message = format!("`{}` has {free} free, and up to {size} are needed", temporary.path().display());
+        return Err(Error::Plugin(pajamas_plugin_api::Error::new(ErrorKind::OutOfMemory, message)));
     }
     observer.warn(&format!("no backend runs `{name}` as it is; it is written to a temporary F16 file for this"));
     let made = QuantizeOptions {
         format: Some(format::GGUF.into()),
         method: Some("F16".into()),
-        output_dir: Some(temporary.0.clone()),
+        output_dir: Some(temporary.path().to_owned()),
         ..QuantizeOptions::default()
     };
     let progress = |update: &pajamas_plugin_api::ProgressUpdate| observer.progress(update);
     let artifact = pipeline::quantize(source, &made, candidates, config, &progress, cancel)?;
     let file = Source { path: artifact.path, format: format::GGUF.into(), ..source.clone() };
-    let open_file = OpenOptions { fallback: true, ..options.clone() };
+    // The method is for the candidate, and this file is finished.
+    let open_file = OpenOptions { fallback: true, method: None, ..options.clone() };
     let model = open::open(&file, &open_file, candidates, config, observer, cancel)?;
-    Ok(Reference { model, source: source.path.clone(), _temporary: Some(temporary) })
+    Ok(Reference {
+        model,
+        source: source.path.clone(),
+        fingerprint: source::fingerprint(source)?,
+        _temporary: Some(temporary),
+    })
 }
 
 fn says_more_about_the_backend(error: &Error) -> bool {
@@ -158,27 +171,51 @@ fn says_more_about_the_backend(error: &Error) -> bool {
     }
 }
 
-/// A folder in the cache, gone when dropped.
-struct Temporary(PathBuf);
+/// A folder in the cache, gone when dropped. A lock in it tells that its owner lives.
+struct Temporary {
+    dir: tempfile::TempDir,
+    _lock: File,
+}
+
+/// The name of the lock in the folder.
+const LOCK: &str = "lock";
 
 impl Temporary {
-    fn create(config: &Config) -> Result<Self> {
-        let parent = config.cache_dir().join("references");
+    fn create(parent: &Path) -> Result<Self> {
+        std::fs::create_dir_all(parent).map_err(Error::io("creating", parent))?;
         // What a killed run left behind.
-        for entry in std::fs::read_dir(&parent).into_iter().flatten().flatten() {
-            let owner = entry.file_name().to_string_lossy().parse::<u32>().ok();
-            if owner.is_some_and(|process| !crate::hardware::process_exists(process)) {
+        for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+            if File::open(entry.path().join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok()) {
                 let _ = std::fs::remove_dir_all(entry.path());
             }
         }
-        let dir = parent.join(std::process::id().to_string());
-        std::fs::create_dir_all(&dir).map_err(Error::io("creating", &dir))?;
-        Ok(Self(dir))
+        let dir = tempfile::Builder::new().prefix("reference-").tempdir_in(parent);
+        let dir = dir.map_err(Error::io("creating a folder in", parent))?;
+        let lock = File::create(dir.path().join(LOCK)).map_err(Error::io("creating a lock in", dir.path()))?;
+        lock.try_lock().map_err(|error| Error::io("locking", dir.path())(error.into()))?;
+        Ok(Self { dir, _lock: lock })
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
     }
 }
 
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_run_left_goes_and_what_lives_stays() {
+        let home = tempfile::tempdir().unwrap();
+        let parent = home.path().join("references");
+        std::fs::create_dir_all(parent.join("reference-dead")).unwrap();
+        std::fs::write(parent.join("reference-dead").join(LOCK), "").unwrap();
+        let living = Temporary::create(&parent).unwrap();
+        assert!(!parent.join("reference-dead").exists());
+        let other = Temporary::create(&parent).unwrap();
+        assert!(living.path().is_dir() && other.path().is_dir() && living.path() != other.path());
+        drop((living, other));
+        assert_eq!(std::fs::read_dir(&parent).unwrap().count(), 0);
     }
 }

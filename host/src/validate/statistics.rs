@@ -135,8 +135,6 @@ pub struct Comparison {
     pub probability_change: Distribution,
     /// Root of the mean square of that change.
     pub probability_change_rms: f64,
-    /// Positions that count in none of these figures, because the candidate gave no finite numbers: it is damaged.
-    pub invalid_positions: u64,
 }
 
 impl Paired {
@@ -184,7 +182,6 @@ impl Paired {
             top1_agreement: self.same_top.estimate(),
             probability_change: distribution(&self.change, &mut self.changes)?,
             probability_change_rms: self.change_squared.mean.sqrt(),
-            invalid_positions: self.invalid,
         })
     }
 }

@@ -22,8 +22,8 @@ pub const TOKENS_MAX: usize = 1 << 20;
 /// Bytes of text that a token stands for at the most, in an ordinary text; where it is more, more is read.
 const BYTES_PER_TOKEN: usize = 8;
 
-/// Bytes of a text that are read at the most, for one that makes hardly any tokens.
-const BYTES_MAX: usize = 256 << 20;
+/// Bytes of a text that are read at the most, for one that makes hardly any tokens: a worker takes messages of 16 MiB.
+const BYTES_MAX: usize = 12 << 20;
 
 /// Which text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,14 @@ impl Text {
             Self::Bundled => "bundled".into(),
             Self::File(path) => path.display().to_string(),
         }
+    }
+
+    /// That there is such a file, and that it begins with text, before anything is done for it.
+    ///
+    /// # Errors
+    /// When it is no file, or cannot be read.
+    pub fn check(&self) -> Result<()> {
+        self.read(1 << 16).map(drop)
     }
 
     /// The first `tokens` tokens by `engine`'s tokenizer, or all there are. Memory does not grow with the file: no more of

@@ -31,24 +31,20 @@ pub struct Verdict {
     pub reasons: Vec<String>,
 }
 
-/// Judges `comparison`; none is what a candidate comes to that gave no finite number at all.
-pub fn judge(comparison: Option<&Comparison>, limits: Limits) -> Verdict {
+/// Judges `comparison`; at `invalid_positions` the candidate gave no finite numbers, which no limit allows.
+pub fn judge(comparison: Option<&Comparison>, invalid_positions: u64, limits: Limits) -> Verdict {
     let mut reasons = Vec::new();
-    match comparison {
-        None => reasons.push("it gives no finite numbers: it is damaged".to_owned()),
-        Some(comparison) => {
-            if comparison.invalid_positions > 0 {
-                let count = comparison.invalid_positions;
-                reasons.push(format!("at {count} positions it gives no finite numbers: it is damaged"));
-            }
-            let (change, max) = (comparison.perplexity_change.value, limits.max_degradation);
-            if change > max {
-                reasons.push(format!("perplexity grew by {}, at most {} are allowed", percent(change), percent(max)));
-            }
-            let divergence = comparison.kl_divergence.mean;
-            if let Some(max) = limits.max_kld.filter(|max| divergence > *max) {
-                reasons.push(format!("the mean KL divergence is {divergence:.6}, at most {max} is allowed"));
-            }
+    if invalid_positions > 0 {
+        reasons.push(format!("at {invalid_positions} positions it gives no finite numbers: it is damaged"));
+    }
+    if let Some(comparison) = comparison {
+        let (change, max) = (comparison.perplexity_change.value, limits.max_degradation);
+        if change > max {
+            reasons.push(format!("perplexity grew by {}, at most {} are allowed", percent(change), percent(max)));
+        }
+        let divergence = comparison.kl_divergence.mean;
+        if let Some(max) = limits.max_kld.filter(|max| divergence > *max) {
+            reasons.push(format!("the mean KL divergence is {divergence:.6}, at most {max} is allowed"));
         }
     }
     Verdict { passed: reasons.is_empty(), max_degradation: limits.max_degradation, max_kld: limits.max_kld, reasons }
@@ -64,7 +60,7 @@ mod tests {
     use super::*;
     use crate::validate::statistics::{Distribution, Estimate};
 
-    fn comparison(change: f64, divergence: f64, invalid_positions: u64) -> Comparison {
+    fn comparison(change: f64, divergence: f64) -> Comparison {
         let estimate = |value| Estimate { value, standard_error: 0.0 };
         let distribution = |mean| Distribution {
             mean,
@@ -86,26 +82,19 @@ mod tests {
             top1_agreement: estimate(1.0),
             probability_change: distribution(0.0),
             probability_change_rms: 0.0,
-            invalid_positions,
         }
     }
 
     #[test]
     fn limits_are_kept_or_named() {
         let limits = Limits { max_degradation: 0.05, max_kld: Some(0.1) };
-        let reasons = |comparison: Option<Comparison>| judge(comparison.as_ref(), limits).reasons;
-        assert!(judge(Some(&comparison(0.05, 0.1, 0)), limits).passed);
-        assert!(judge(Some(&comparison(-0.2, 0.0, 0)), limits).passed, "better is good enough");
-        assert_eq!(
-            reasons(Some(comparison(0.0512, 0.0, 0))),
-            ["perplexity grew by 5.12 %, at most 5.00 % are allowed"]
-        );
-        assert_eq!(
-            reasons(Some(comparison(0.0, 0.2, 0))),
-            ["the mean KL divergence is 0.200000, at most 0.1 is allowed"]
-        );
-        assert_eq!(reasons(Some(comparison(0.1, 0.2, 3))).len(), 3);
-        assert_eq!(reasons(None).len(), 1);
-        assert!(judge(Some(&comparison(0.0, 9.0, 0)), Limits::default()).passed);
+        let reasons = |comparison: &Comparison| judge(Some(comparison), 0, limits).reasons;
+        assert!(judge(Some(&comparison(0.05, 0.1)), 0, limits).passed);
+        assert!(judge(Some(&comparison(-0.2, 0.0)), 0, limits).passed, "better is good enough");
+        assert_eq!(reasons(&comparison(0.0512, 0.0)), ["perplexity grew by 5.12 %, at most 5.00 % are allowed"]);
+        assert_eq!(reasons(&comparison(0.0, 0.2)), ["the mean KL divergence is 0.200000, at most 0.1 is allowed"]);
+        assert_eq!(judge(Some(&comparison(0.1, 0.2)), 3, limits).reasons.len(), 3);
+        assert_eq!(judge(None, 7, limits).reasons, ["at 7 positions it gives no finite numbers: it is damaged"]);
+        assert!(judge(Some(&comparison(0.0, 9.0)), 0, Limits::default()).passed);
     }
 }

@@ -81,8 +81,15 @@ impl Worker {
     /// # Errors
     /// When the worker is gone.
     pub fn send(&mut self, request: &Request) -> Result<()> {
-        let sent = self.requests.as_mut().is_some_and(|requests| protocol::write(requests, request).is_ok());
-        if sent { Ok(()) } else { Err(self.gone()) }
+        match self.requests.as_mut().map(|requests| protocol::write(requests, request)) {
+            Some(Ok(())) => Ok(()),
+            // Nothing of it was written.
+            Some(Err(error)) if error.kind() == std::io::ErrorKind::InvalidData => Err(Error::Refused {
+                message: format!("a worker process takes {} MiB at once: {error}", protocol::FRAME_BYTES_MAX >> 20),
+                hint: "send less, or run without `--isolate`".into(),
+            }),
+            _ => Err(self.gone()),
+        }
     }
 
     /// The next reply; the plugin's log lines go to `tracing` on the way.

@@ -163,7 +163,16 @@ impl RemoteModel {
 pub fn forecast(plugin: &Path, request: &LoadRequest, config: &Config) -> Result<MemoryUsage> {
     let mut worker = Worker::start(config)?;
     let request = Request::Forecast { plugin: plugin.to_owned(), request: request.clone() };
-    call(&mut worker, &request, &CancelToken::never(), &mut memory).map(|(usage, _)| usage)
+    // Nobody wants to wait longer for it than for a probe.
+    let deadline = Instant::now() + Duration::from_secs(config.probe_timeout_s);
+    let late = CancelToken::new(move || Instant::now() >= deadline);
+    match call(&mut worker, &request, &late, &mut memory) {
+        Err(Error::Interrupted) => Err(Error::Worker {
+            what: format!("did not forecast within {} s", config.probe_timeout_s),
+            stderr: String::new(),
+        }),
+        forecast => forecast.map(|(usage, _)| usage),
+    }
 }
 
 fn memory(reply: Reply) -> Step<(MemoryUsage, u64)> {

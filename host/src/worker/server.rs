@@ -21,8 +21,13 @@ pub(super) struct Out(Arc<Mutex<File>>);
 impl Out {
     pub(super) fn send(&self, reply: &Reply) {
         let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // A host that is gone is noticed where its requests come from.
-        let _ = protocol::write(&mut *file, reply);
+        // A host that is gone is noticed where its requests come from; one that waits for a reply that is too long would
+        // wait for ever.
+        if let Err(error) = protocol::write(&mut *file, reply)
+            && error.kind() == io::ErrorKind::InvalidData
+        {
+            let _ = protocol::write(&mut *file, &Reply::Failed(Error::other(format!("an answer failed: {error}"))));
+        }
     }
 }
 

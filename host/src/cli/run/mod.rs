@@ -7,6 +7,8 @@ mod dialogue;
 mod editor;
 mod turns;
 
+pub use answer::shown;
+
 use super::interrupt::Interrupt;
 use super::output;
 use super::progress::Console;

@@ -96,7 +96,7 @@ pub fn describe(source: &Source, config: &Config) -> Result<Description> {
     }
     description.provenance = provenance::read(&source.path)?;
     let validation = description.provenance.remove(provenance::VALIDATION);
-    description.validation = validation.and_then(|summary| serde_json::from_str(&summary).ok());
+    description.validation = validation.and_then(|summary| Summary::from_compact(&summary));
     if let Some((id, commit)) = &source.hub {
         description.provenance.insert("huggingface.repository".into(), id.clone());
         description.provenance.insert("huggingface.commit".into(), commit.clone());

@@ -86,6 +86,13 @@ pub fn size_on_disk(path: &Path) -> u64 {
     }
 }
 
+/// Bytes of the file at `path`, or of the files in that folder, where links lead to them, as in Hugging Face's cache.
+pub fn size_with_links(path: &Path) -> u64 {
+    let files = std::fs::read_dir(path).map(|listing| listing.flatten().map(|entry| entry.path()).collect());
+    let files: Vec<PathBuf> = files.unwrap_or_else(|_| vec![path.to_owned()]);
+    files.iter().filter_map(|file| std::fs::metadata(file).ok()).filter(|m| m.is_file()).map(|m| m.len()).sum()
+}
+
 fn size_in_folder(entry: &std::fs::DirEntry) -> u64 {
     // Of the entry itself, not of what a link leads to.
     let metadata = entry.metadata().ok().filter(|_| !entry.file_name().as_encoded_bytes().starts_with(b"."));
@@ -118,23 +125,14 @@ pub fn record_of(config: &Config, path: &Path) -> Option<Record> {
     (path.parent() == Some(&store)).then(|| record(config, &path))?
 }
 
-/// Notes down what validating the artifact at `path` came to. False if it has no record.
+/// Notes down what validating the artifact of `record` came to. Its own size may have changed by the result that was just
+/// written into it.
 ///
 /// # Errors
 /// When the record cannot be written.
-pub fn remember_validation(config: &Config, path: &Path, summary: &Summary) -> Result<bool> {
-    let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    // Its own size may have changed by the result that was just written into it.
-    let text = std::fs::read(record_path(config, &file)).ok();
-    let record = text.and_then(|text| serde_json::from_slice::<Record>(&text).ok());
-    let in_store = path
-        .canonicalize()
-        .ok()
-        .is_some_and(|path| config.models_dir().canonicalize().is_ok_and(|store| path.parent() == Some(&store)));
-    let Some(record) = record.filter(|_| in_store) else { return Ok(false) };
-    let record = Record { size_bytes: size_on_disk(path), validation: Some(summary.clone()), ..record };
-    remember(config, &record)?;
-    Ok(true)
+pub fn remember_validation(config: &Config, record: &Record, summary: &Summary) -> Result<()> {
+    let size_bytes = size_on_disk(&config.models_dir().join(&record.file));
+    remember(config, &Record { size_bytes, validation: Some(summary.clone()), ..record.clone() })
 }
 
 /// Notes down an artifact that lies in the store.
