@@ -21,8 +21,16 @@ struct Report {
 /// Describes `model` and forecasts its memory on `backend`, or on the one that would run it.
 pub fn execute(model: &str, backend: Option<&str>, common: &super::Common, config: &Config) -> anyhow::Result<()> {
     let source = source::resolve(model, config)?;
-    let description = describe::describe(&source, config)?;
     let candidates = plugins::survey(config);
+    if !rank::is_known(&candidates, &source.format) {
+        return Err(Error::Invalid {
+            message: format!("this is no model: no installed plugin knows the format `{}`", source.format),
+            hint: "give a GGUF file, or the folder of a Hugging Face or MLX model".into(),
+            path: source.path,
+        }
+        .into());
+    }
+    let description = describe::describe(&source, config)?;
     let candidate = chosen(&candidates, &description.format, backend, config)?;
     let memory = forecast::forecast(&description, candidate, &crate::hardware::detect(), config);
     let report = Report { description, memory };

@@ -26,7 +26,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Makes a Hugging Face model small and runs it on the best hardware present.
+/// Makes a Hugging Face model small, proves that it is still good, and runs it on the best hardware present.
 #[derive(Debug, Parser)]
 #[command(name = "pajamas", version, max_term_width = 110)]
 struct Cli {
@@ -36,17 +36,20 @@ struct Cli {
     common: Common,
 }
 
+/// Where help lists the flags of every command: apart, or they stand among a command's own by chance.
+const GLOBAL: &str = "Global options";
+
 /// Flags of every command.
 #[derive(Debug, clap::Args)]
 struct Common {
     /// Say more on stderr; twice for debugging.
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, help_heading = GLOBAL, action = clap::ArgAction::Count)]
     verbose: u8,
     /// Look for plugins here first; may be given several times.
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, help_heading = GLOBAL, value_name = "DIR")]
     plugin_dir: Vec<PathBuf>,
     /// Print the result as JSON on stdout.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     json: bool,
 }
 
@@ -76,8 +79,8 @@ enum Command {
     Man(man::Args),
 }
 
-/// Parses the command line, runs the command and returns the exit code: 0 done, 1 failed, 2 wrong usage, 130
-/// interrupted.
+/// Parses the command line, runs the command and returns the exit code: 0 done, 1 failed, 2 wrong usage, 3 the model is
+/// not good enough, 130 interrupted.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -92,6 +95,12 @@ pub fn main() -> ExitCode {
 
 /// Prints what the parser says: help, the version, or what is wrong. Help that could not be written is a failure.
 fn say_answer(answer: &clap::Error) -> ExitCode {
+    if answer.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+        let text = answer.render().to_string();
+        let message = text.split("\n\nUsage").next().unwrap_or_default().trim().trim_start_matches("error: ");
+        let hint = "`--help` shows what the command takes".into();
+        return report(&Error::Usage { message: message.into(), hint }.into(), true);
+    }
     let written = answer.print().and_then(|()| std::io::stdout().flush());
     if let Err(error) = written
         && !answer.use_stderr()

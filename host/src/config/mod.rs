@@ -223,17 +223,20 @@ pub fn read_file(path: &Path) -> Result<ConfigFile> {
 
 /// Reads the text of a settings file; the error is a message and a hint.
 fn parse(text: &str) -> std::result::Result<ConfigFile, (String, String)> {
-    let table: toml::Table = toml::from_str(text).map_err(|error| (error.to_string(), String::new()))?;
+    let mend = || "mend it with an editor; `pajamas doctor` checks all else".to_owned();
+    let table: toml::Table = toml::from_str(text).map_err(|error| (error.to_string(), mend()))?;
     for (name, value) in &table {
-        let key = keys::find(name).map_err(|hint| (format!("unknown key `{name}`"), hint))?;
+        let key = keys::find(name).map_err(|hint| {
+            (format!("unknown key `{name}`"), format!("{hint} `pajamas config unset {name}` removes it"))
+        })?;
         let number = value.as_integer();
         if let (Kind::Count(max), Some(number)) = (key.kind, number)
             && !(1..=max).contains(&number)
         {
-            return Err((format!("`{name}` is {number}, expected {}", key.kind.describe()), String::new()));
+            return Err((format!("`{name}` is {number}, expected {}", key.kind.describe()), mend()));
         }
     }
-    toml::from_str(text).map_err(|error| (error.to_string(), String::new()))
+    toml::from_str(text).map_err(|error| (error.to_string(), mend()))
 }
 
 #[cfg(test)]
@@ -244,7 +247,7 @@ mod tests {
     fn unknown_keys_are_errors_with_a_suggestion() {
         assert_eq!(
             parse("bakend = 'x'").unwrap_err(),
-            ("unknown key `bakend`".into(), "did you mean `backend`?".into())
+            ("unknown key `bakend`".into(), "did you mean `backend`? `pajamas config unset bakend` removes it".into())
         );
         assert_eq!(parse("backend = 'x'\nfallback = false").unwrap().fallback, Some(false));
         assert!(parse("threads = 'two'").is_err());

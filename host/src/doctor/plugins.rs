@@ -12,6 +12,32 @@ pub(super) fn check(config: &Config) -> Vec<Check> {
     let candidates = plugins::survey(config);
     checks.extend(candidates.iter().map(plugin));
     checks.extend(able(&candidates));
+    checks.extend(preferences(config, &candidates));
+    checks
+}
+
+/// The backend and the method that the settings name must be there.
+fn preferences(config: &Config, candidates: &[Candidate]) -> Vec<Check> {
+    let mut checks = Vec::new();
+    if let Some(name) = &config.backend {
+        checks.push(match candidates.iter().find(|candidate| candidate.name() == *name) {
+            None => {
+                let found = format!("the settings prefer `{name}`, and no such backend is installed");
+                Check::problem("preferred backend", found, "pajamas config unset backend")
+            }
+            Some(candidate) => {
+                let found = format!("`{name}` is {}", describe(candidate.status));
+                Check::ok("preferred backend", found)
+            }
+        });
+    }
+    let recipes = || candidates.iter().filter_map(|c| c.report.as_ref()).flat_map(|report| &report.recipes);
+    if let Some(method) = &config.method
+        && !recipes().any(|recipe| recipe.name.eq_ignore_ascii_case(method))
+    {
+        let found = format!("the settings ask for the method `{method}`, and no plugin makes it");
+        checks.push(Check::problem("method", found, "pajamas config unset method"));
+    }
     checks
 }
 

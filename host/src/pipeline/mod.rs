@@ -225,15 +225,41 @@ fn find_quantizer<'a>(
     if let Some((candidate, recipe)) = found {
         return Ok((candidate, (*recipe).clone()));
     }
+    let known = |names: &mut dyn Iterator<Item = &String>| {
+        let mut known: Vec<String> = Vec::new();
+        names.for_each(|name| {
+            if !known.contains(name) {
+                known.push(name.clone());
+            }
+        });
+        known
+    };
+    let formats = known(&mut recipes(candidates).map(|(_, recipe)| &recipe.format));
+    if let Some(format) = options.format.as_ref().filter(|format| !formats.contains(&format.to_lowercase()))
+        && !formats.is_empty()
+        // One of ours that is only not installed has a better answer.
+        && ![format::GGUF, format::MLX].contains(&format.to_lowercase().as_str())
+    {
+        let near = options::nearest(format, formats.iter().map(String::as_str));
+        let hint =
+            near.map_or_else(|| format!("formats: {}", formats.join(", ")), |near| format!("did you mean `{near}`?"));
+        return Err(Error::Usage { message: format!("no plugin makes the format `{format}`"), hint });
+    }
     match &options.method {
         Some(name) if !able.is_empty() => {
-            let mut known: Vec<String> = Vec::new();
-            for (_, recipe) in able {
-                if !known.contains(&recipe.name) {
-                    known.push(recipe.name.clone());
-                }
+            let elsewhere = recipes(candidates).find(|(_, recipe)| recipe.name.eq_ignore_ascii_case(name));
+            let known = known(&mut able.iter().map(|(_, recipe)| &recipe.name));
+            match (elsewhere, &options.format) {
+                (Some((_, recipe)), Some(format)) => Err(Error::Usage {
+                    message: format!(
+                        "`{name}` makes {} models, not {}",
+                        recipe.format.to_uppercase(),
+                        format.to_uppercase()
+                    ),
+                    hint: format!("methods: {}", known.join(", ")),
+                }),
+                _ => Err(Error::UnknownRecipe { name: name.clone(), known }),
             }
-            Err(Error::UnknownRecipe { name: name.clone(), known })
         }
         _ => Err(Error::NoBackend {
             task: match (&options.format, source_format) {

@@ -119,6 +119,17 @@ pub fn loads(candidate: &Candidate) -> &[String] {
     }
 }
 
+/// Whether a model can be in `format`: it is one of pajamas' own, or one that a plugin loads or makes something of.
+pub fn is_known(candidates: &[Candidate], format: &str) -> bool {
+    use crate::models::format::{GGUF, HUGGING_FACE};
+    let known = |candidate: &Candidate| {
+        let recipes = candidate.report.as_ref().map_or(&[][..], |report| &report.recipes);
+        loads(candidate).iter().any(|known| known == format)
+            || recipes.iter().any(|recipe| recipe.sources.iter().any(|source| source == format))
+    };
+    [GGUF, HUGGING_FACE, MLX].contains(&format) || candidates.iter().any(known)
+}
+
 /// Why `candidate` cannot load any of `formats`; none when it can.
 fn obstacle(candidate: &Candidate, formats: &[String]) -> Option<String> {
     if candidate.status != Status::Available {

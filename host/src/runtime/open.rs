@@ -66,9 +66,24 @@ pub fn open(
     observer: &dyn Observer,
     cancel: &CancelToken,
 ) -> Result<OpenModel> {
+    if !rank::is_known(candidates, &source.format) {
+        return Err(Error::Invalid {
+            path: source.path.clone(),
+            message: format!("this is no model: no installed plugin knows the format `{}`", source.format),
+            hint: "give a GGUF file, or the folder of a Hugging Face or MLX model".into(),
+        });
+    }
     let wanted = Wanted::new(source, options, candidates, config)?;
     let requested = options.backend.as_deref().or(config.backend.as_deref());
-    let mut choice = rank::choose(candidates, &wanted.formats, requested, options.fallback)?;
+    let chosen = rank::choose(candidates, &wanted.formats, requested, options.fallback);
+    let mut choice = chosen.map_err(|error| match error {
+        // Who typed no backend does not know what is meant.
+        Error::UnknownBackend { name, installed } if options.backend.is_none() => Error::Usage {
+            message: format!("the settings prefer the backend `{name}`, and no such backend is installed"),
+            hint: format!("`pajamas config` shows where that comes from; installed: {}", installed.join(", ")),
+        },
+        error => error,
+    })?;
     let mut left = candidates.to_vec();
     loop {
         if let Some(warning) = &choice.warning {

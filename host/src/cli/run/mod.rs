@@ -61,7 +61,7 @@ pub struct Args {
     #[arg(short, long, value_name = "X", value_parser = non_negative, allow_negative_numbers = true)]
     temperature: Option<f32>,
     /// Choose among this many likeliest tokens; 0 for all [default: 40].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     top_k: Option<u32>,
     /// Choose among the likeliest tokens that reach this probability together [default: 0.9].
     #[arg(long, value_name = "P", value_parser = fraction)]
@@ -73,7 +73,7 @@ pub struct Args {
     #[arg(long, default_value_t = 1.0, value_name = "X", value_parser = positive, allow_negative_numbers = true)]
     repeat_penalty: f32,
     /// How many recent tokens the penalty looks at [default: 64].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     repeat_last_n: Option<u32>,
     /// The same seed gives the same answer.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
