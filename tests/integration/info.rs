@@ -139,3 +139,33 @@ fn a_models_own_text_cannot_command_a_terminal() {
     assert!(!run.succeeded().stdout.contains('\u{1b}'), "{run:#?}");
     assert!(!run.stdout.lines().any(|line| line.starts_with("licence")), "{run:#?}");
 }
+
+#[test]
+fn the_forecast_is_what_a_process_takes() {
+    let home = Home::with_gguf_cpu();
+    let folder = home.path().join("deep");
+    // Beside weights and buffers the process holds its code, the vocabulary and the plan of the computation.
+    const OWN_BYTES_MAX: f64 = 48e6;
+    let mut own = Vec::new();
+    pajamas_tests::make_deep_model(&folder, 160);
+    let quantize = ["quantize".as_ref(), folder.as_os_str(), "-m".as_ref(), "Q8_0".as_ref()];
+    let path = home.run(quantize).succeeded().stdout.trim().to_owned();
+    let described = home.run(["info", &path, "--json"]).json();
+    for context in [512, 2048] {
+        let needs = described["memory"]["contexts"].as_array().unwrap();
+        let need = needs.iter().find(|need| need["context_length"] == context).unwrap();
+        let forecast = need["total_bytes"].as_f64().unwrap();
+        assert_eq!(need["estimated"], false);
+        let length = context.to_string();
+        // Enough to touch the buffers; what is mapped and was never read is not held.
+        let run = ["benchmark", &path, "-p", "500", "-n", "0", "-r", "1", "-c", &length, "--json"];
+        let measured = &home.run(run).json()["runs"][0]["loaded"]["memory"];
+        let peak = measured["peak_resident_bytes"].as_f64().unwrap();
+        let program = peak - forecast;
+        println!("context {context}: forecast {forecast}, measured {peak}, {program} more");
+        assert!((0.0..OWN_BYTES_MAX).contains(&program), "context {context}: forecast {forecast}, measured {peak}");
+        own.push(program);
+    }
+    // Whatever the program takes for itself, it does not grow with the context.
+    assert!((own[0] - own[1]).abs() < 4e6, "{own:?}");
+}
