@@ -33,18 +33,18 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// All of it as messages: the system text, then questions and answers by turns.
-    pub fn messages(&self) -> Vec<Message> {
+    /// The system text, then questions and answers by turns, from the turn `first_turn` on, as messages.
+    pub fn messages_from(&self, first_turn: usize) -> Vec<Message> {
         let system = self.system.iter().map(|text| Message::new("system", text));
-        let turns = self.turns.iter().flat_map(|turn| {
+        let turns = self.turns.iter().skip(first_turn).flat_map(|turn| {
             [Message::new("user", turn.question.as_str()), Message::new("assistant", turn.answer.as_str())]
         });
         system.chain(turns).collect()
     }
 
-    /// The same, and `question` behind it.
-    pub fn asking(&self, question: &str) -> Vec<Message> {
-        let mut messages = self.messages();
+    /// The same, with `question` behind it.
+    pub fn asking(&self, first_turn: usize, question: &str) -> Vec<Message> {
+        let mut messages = self.messages_from(first_turn);
         messages.push(Message::new("user", question));
         messages
     }
@@ -113,7 +113,7 @@ impl Session {
             model: self.model.clone(),
             backend: self.backend.clone(),
             system: self.conversation.system.clone(),
-            messages: Conversation { system: None, turns: self.conversation.turns.clone() }.messages(),
+            messages: Conversation { system: None, turns: self.conversation.turns.clone() }.messages_from(0),
         };
         // Strings and numbers only: there is nothing in it that JSON could not say.
         serde_json::to_string_pretty(&written).unwrap_or_default() + "\n"

@@ -173,6 +173,7 @@ impl Chat<'_> {
         }
         fail_if_broken_off(&result)?;
         self.note_length(&result.stats);
+        self.dialogue.note_left_out();
         if self.common.verbose > 0 {
             output::say(&statistics(&result.stats));
         }
