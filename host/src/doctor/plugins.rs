@@ -1,8 +1,9 @@
 //! The plugins: each file that was found, and whether something runs models and something makes them.
 
-use super::{Check, plural};
+use super::Check;
 use crate::config::Config;
 use crate::plugins::{self, Candidate, Status};
+use crate::text::counted;
 
 const INSTALL: &str = "make install";
 
@@ -19,7 +20,7 @@ fn folders(config: &Config) -> Check {
     let there: Vec<String> =
         config.plugin_dirs.iter().filter(|d| d.is_dir()).map(|d| format!("`{}`", d.display())).collect();
     let found = match there.as_slice() {
-        [] => format!("none of {} is there", plural(config.plugin_dirs.len(), "folder")),
+        [] => format!("none of {} is there", counted(config.plugin_dirs.len(), "folder")),
         there => there.join(", "),
     };
     Check::ok("plugin folders", found)

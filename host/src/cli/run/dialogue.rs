@@ -7,6 +7,7 @@ use crate::cli::output;
 use crate::conversation::{self, Conversation, Session, Turn};
 use crate::error::Error;
 use crate::runtime::open::OpenModel;
+use crate::text::counted;
 use pajamas_plugin_api::{CancelToken, ErrorKind, FinishReason, GenerateResult, GenerateStats, Prompt};
 use std::path::Path;
 
@@ -230,7 +231,7 @@ impl<'a> Dialogue<'a> {
         let mut rows = vec![
             ("last answer", prompt),
             ("", answer),
-            ("conversation", format!("{turns} {}{left_out}", plural(turns, "turn"))),
+            ("conversation", counted(turns, "turn") + &left_out),
             ("", format!("processed {processed} prompt tokens and generated {generated} in {seconds:.1} s")),
             ("context", format!("about {} of {} tokens", self.context_used(), info.context_length)),
             ("model", format!("{} ({})", name(self.model), kind.join(", "))),
@@ -267,11 +268,6 @@ impl<'a> Dialogue<'a> {
 pub fn name(model: &OpenModel) -> String {
     let name = if model.path.is_file() { model.path.file_stem() } else { model.path.file_name() };
     name.map_or_else(|| model.path.display().to_string(), |name| name.to_string_lossy().into_owned())
-}
-
-/// `one` or its plural.
-pub fn plural(count: usize, one: &str) -> String {
-    if count == 1 { one.to_owned() } else { format!("{one}s") }
 }
 
 fn overflows(error: &anyhow::Error) -> bool {
