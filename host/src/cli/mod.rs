@@ -80,7 +80,7 @@ enum Command {
     Man(man::Args),
 }
 
-/// Parses the command line, runs the command and returns the exit code, one of [`EXIT_CODES`].
+/// Parses the command line, runs the command and returns the exit code, one of those that the help names.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
