@@ -50,6 +50,7 @@ demo: build ## quantize the bundled model and let it answer
 	@tools/demo "$(RELEASE)" "$(EXTENSION)"
 
 test: build $(if $(TEST_MLX),plugin-mlx) ## build everything and run every test (MLX=0 leaves the MLX backend out)
+	@tools/install-deps test
 	$(CARGO) build --release --locked --workspace --all-targets
 	$(CARGO) build --release --locked $(TEMPLATE)
 	$(CARGO) test --release --locked $(TEMPLATE)

@@ -2,10 +2,11 @@
 
 use crate::chat::Message;
 use crate::error::{Error, Result};
+use crate::files;
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
 
 /// What a session file says of itself.
 const FORMAT: &str = "pajamas-session";
@@ -33,18 +34,18 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// All of it as messages: the system text, then questions and answers by turns.
-    pub fn messages(&self) -> Vec<Message> {
+    /// The system text, then questions and answers by turns, from the turn `first_turn` on, as messages.
+    pub fn messages_from(&self, first_turn: usize) -> Vec<Message> {
         let system = self.system.iter().map(|text| Message::new("system", text));
-        let turns = self.turns.iter().flat_map(|turn| {
+        let turns = self.turns.iter().skip(first_turn).flat_map(|turn| {
             [Message::new("user", turn.question.as_str()), Message::new("assistant", turn.answer.as_str())]
         });
         system.chain(turns).collect()
     }
 
-    /// The same, and `question` behind it.
-    pub fn asking(&self, question: &str) -> Vec<Message> {
-        let mut messages = self.messages();
+    /// The same, with `question` behind it.
+    pub fn asking(&self, first_turn: usize, question: &str) -> Vec<Message> {
+        let mut messages = self.messages_from(first_turn);
         messages.push(Message::new("user", question));
         messages
     }
@@ -89,21 +90,14 @@ impl Session {
     /// # Errors
     /// When there is a file that is no session, or writing fails. Then what was there is untouched.
     pub fn write(&self, path: &Path) -> Result<()> {
-        // Through a link to the file itself: renaming over the link would leave the file behind.
+        // What a link leads to is what is replaced, and so what is looked at.
         let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         check_replaceable(&target)?;
         let text = self.text();
         if text.len() as u64 > FILE_BYTES_MAX {
             return Err(too_large(path, text.len() as u64));
         }
-        let name = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let beside = target.with_file_name(format!(".{name}.{}.partial", std::process::id()));
-        let written = write_durably(&beside, &target, &text);
-        if written.is_err() {
-            // The first error is the one that matters.
-            let _ = fs::remove_file(&beside);
-        }
-        written
+        files::replace(&target, text.as_bytes(), 0o600)
     }
 
     fn text(&self) -> String {
@@ -113,7 +107,7 @@ impl Session {
             model: self.model.clone(),
             backend: self.backend.clone(),
             system: self.conversation.system.clone(),
-            messages: Conversation { system: None, turns: self.conversation.turns.clone() }.messages(),
+            messages: Conversation { system: None, turns: self.conversation.turns.clone() }.messages_from(0),
         };
         // Strings and numbers only: there is nothing in it that JSON could not say.
         serde_json::to_string_pretty(&written).unwrap_or_default() + "\n"
@@ -208,26 +202,6 @@ fn turns(messages: Vec<Message>) -> std::result::Result<Vec<Turn>, String> {
         }
     }
     if question.is_some() { Err("its last message has no answer".into()) } else { Ok(turns) }
-}
-
-fn write_durably(beside: &Path, target: &Path, text: &str) -> Result<()> {
-    // What a process of this number left behind.
-    let _ = fs::remove_file(beside);
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(beside).map_err(Error::io("writing", target))?;
-    if let Ok(metadata) = fs::metadata(target) {
-        // Not every file system has permissions to keep.
-        let _ = file.set_permissions(metadata.permissions());
-    }
-    file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(Error::io("writing", target))?;
-    fs::rename(beside, target).map_err(Error::io("writing", target))?;
-    let folder = target.parent().map(Path::to_path_buf).filter(|folder| !folder.as_os_str().is_empty());
-    // Not every file system can: the name is there all the same, only not yet durable.
-    let _ = File::open(folder.unwrap_or_else(|| PathBuf::from("."))).and_then(|folder| folder.sync_all());
-    Ok(())
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@
 //!
 //! - `config`, `env_vars`: settings and where they come from. `error`: what can go wrong, with hints.
 //! - [`benchmark`]: how fast that is. `hardware`: this machine. `doctor`: is the installation sound. `chat`: a model's own
-//!   template. `conversation`: what a chat remembers, and its file. `text`: sizes and shell words. `cli`: one file per
-//!   command.
+//!   template. `conversation`: what a chat remembers, and its file. `files`: replacing one as a whole. `text`: sizes and
+//!   shell words. `cli`: one file per command.
 
 pub mod benchmark;
 pub mod chat;

@@ -1,4 +1,7 @@
-//! Words for people: sizes, and what a shell takes.
+//! Words for people and from them: sizes, counts, what a shell takes, and paths as a shell reads them.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 /// A size for people: `2.1 MiB`.
 pub fn size(bytes: u64) -> String {
@@ -22,6 +25,20 @@ pub fn quoted(word: &str) -> String {
     }
 }
 
+/// A count and what is counted: `1 file`, `2 files`.
+pub fn counted(count: usize, one: &str) -> String {
+    if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
+}
+
+/// A path whose leading `~` is the home folder, as a shell reads it, for where no shell does.
+pub fn below_home(path: impl Into<OsString>, home: impl Fn() -> Option<PathBuf>) -> PathBuf {
+    let path = PathBuf::from(path.into());
+    match (path.strip_prefix("~").map(Path::to_owned), home()) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => path,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -30,6 +47,22 @@ mod tests {
     fn sizes_are_short() {
         assert_eq!(size(999), "999 B");
         assert_eq!(size(2_211_616), "2.1 MiB");
+    }
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!([counted(0, "file"), counted(1, "file"), counted(2, "file")], ["0 files", "1 file", "2 files"]);
+    }
+
+    #[test]
+    fn a_leading_tilde_is_the_home_folder_where_there_is_one() {
+        let home = || Some("/u".into());
+        assert_eq!(below_home("~/x/", home), Path::new("/u/x/"));
+        assert_eq!(below_home("~", home), Path::new("/u"));
+        for path in ["~other/x", "/~/x", "x/~", ""] {
+            assert_eq!(below_home(path, home), Path::new(path));
+        }
+        assert_eq!(below_home("~/x", || None), Path::new("~/x"));
     }
 
     #[test]

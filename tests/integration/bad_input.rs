@@ -158,3 +158,20 @@ fn a_name_that_leaves_the_folder_and_the_source_as_target_are_refused() {
     run.failed_with("is the source itself", "--name");
     assert!(file.is_file());
 }
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_in_a_folder_keeps_nobody_waiting() {
+    let home = Home::with_gguf_cpu();
+    for name in ["tokenizer.json", "model.safetensors"] {
+        let folder = home.path().join(format!("with-{name}"));
+        copy_folder(&pajama_tiny(), &folder);
+        let path = folder.join(name);
+        std::fs::remove_file(&path).unwrap();
+        let path = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+        // SAFETY: the path ends with a zero and lives during the call.
+        assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
+        let run = home.run(["quantize".as_ref(), folder.as_os_str()]);
+        assert!(run.code == Some(1) && run.stderr.contains(name), "{run:#?}");
+    }
+}

@@ -38,7 +38,7 @@ fn a_conversation_that_outgrows_its_context_leaves_its_oldest_turns_out_aloud() 
     let lines = "What does a dog say?\nWhat does a cow say?\nWhat does a cat say?\n";
     let run = converse(&home, file.to_str().unwrap(), lines, &["-c", "64"]);
     assert_eq!(run.succeeded().stdout, "A dog says woof.\nA cow says moo.\nA cat says meow.\n");
-    assert!(run.stderr.contains("its oldest turn was left out"), "{run:?}");
+    assert_eq!(run.stderr.matches("its oldest turns are left out of what the model sees").count(), 1, "{run:?}");
 }
 
 #[test]
@@ -174,15 +174,37 @@ fn a_session_goes_on_where_it_was_left() {
 }
 
 #[test]
-fn a_session_keeps_what_the_conversation_still_has() {
+fn a_session_keeps_the_turns_that_no_longer_fit_into_the_context() {
     let home = Home::with_gguf_cpu();
     let file = home.quantized("Q8_0");
     let path = home.path().join("talk.json");
-    let lines = "What does a dog say?\nWhat does a cow say?\nWhat does a cat say?\n";
-    let run = converse(&home, file.to_str().unwrap(), lines, &["-c", "64", "--session", path.to_str().unwrap()]);
-    assert!(run.succeeded().stderr.contains("its oldest turn was left out"), "{run:?}");
+    let with = ["-c", "64", "--session", path.to_str().unwrap()];
+    let lines = "What does a dog say?\nWhat does a cow say?\nWhat does a cat say?\nWhat does a dog say?\n/stats\n";
+    let run = converse(&home, file.to_str().unwrap(), lines, &with);
+    assert_eq!(run.succeeded().stderr.matches("its oldest turns are left out").count(), 1, "said once: {run:?}");
+    assert!(run.stderr.contains("4 turns, of which the model no longer sees the oldest "), "{run:?}");
     let kept = session(&path);
-    assert_eq!(contents(&kept)[0], "What does a cow say?");
+    assert_eq!(contents(&kept).len(), 8);
+    assert_eq!(contents(&kept)[0], "What does a dog say?");
+    // It goes on with the turns that fit, and keeps the others still.
+    let run = converse(&home, file.to_str().unwrap(), "What does a cow say?\n", &with);
+    assert_eq!(run.succeeded().stdout, "A cow says moo.\n");
+    assert_eq!(contents(&session(&path))[..8], contents(&kept));
+}
+
+#[test]
+fn a_question_that_alone_exceeds_the_context_is_an_error_that_drops_no_turn() {
+    let home = Home::with_gguf_cpu();
+    let file = home.quantized("Q8_0");
+    let path = home.path().join("talk.json");
+    let with = ["-c", "64", "--session", path.to_str().unwrap()];
+    converse(&home, file.to_str().unwrap(), "What does a dog say?\n", &with).succeeded();
+    let kept = std::fs::read_to_string(&path).unwrap();
+    let long = "What does a cow say? ".repeat(40);
+    let run = converse(&home, file.to_str().unwrap(), &format!("{long}\n"), &with);
+    run.failed_with("context", "");
+    assert!(!run.stderr.contains("left out"), "{run:?}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), kept);
 }
 
 #[test]

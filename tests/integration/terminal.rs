@@ -22,9 +22,7 @@ impl Terminal {
     /// that says so, where there is no tmux.
     fn start(home: &Home, command: &Command) -> Option<Self> {
         if Command::new("tmux").arg("-V").output().is_err() {
-            let test = std::thread::current().name().unwrap_or_default().to_owned();
-            // Not captured, so that a run without tmux shows what it left out.
-            let _ = writeln!(std::io::stderr(), "not run, because there is no tmux: {test}");
+            not_run("there is no tmux");
             return None;
         }
         // What is run, with its environment, as a script: no shell's settings, and nothing to quote twice.
@@ -255,8 +253,11 @@ fn a_polite_kill_gives_the_terminal_back() {
     let shell = terminal.tmux(["list-panes", "-F", "#{pane_pid}"]);
     let shell = String::from_utf8(shell.stdout).unwrap();
     let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", shell.trim()));
-    // Only Linux tells.
-    let Ok(children) = children else { return };
+    // Only Linux tells, and not every kernel of it.
+    let Ok(children) = children else {
+        not_run("/proc has no list of a process's children");
+        return;
+    };
     let chat = children.trim().parse::<libc::pid_t>().unwrap();
     // SAFETY: the child is not reaped before it ended.
     assert_eq!(unsafe { libc::kill(chat, libc::SIGTERM) }, 0);
@@ -278,6 +279,12 @@ fn a_history_that_cannot_be_kept_is_said_once_and_keeps_nobody_from_chatting() {
         terminal.ends_in("Forgot 1 turn.\n\n>>>");
     }
     assert_eq!(terminal.screen().matches("note: what you type is not kept in").count(), 1);
+}
+
+/// Says by name that this test is not run. Not captured, so that a run of all shows what it left out.
+fn not_run(why: &str) {
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    let _ = writeln!(std::io::stderr(), "not run, because {why}: {test}");
 }
 
 /// A model that says `!` and never ends: all its weights are zero, and the first token is the likeliest always.

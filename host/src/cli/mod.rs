@@ -26,9 +26,13 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// What scripts go by. In one sentence, because a manual page joins lines.
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 the model is not good enough, 130 interrupted \
+                          (also by SIGTERM).";
+
 /// Makes a Hugging Face model small, proves that it is still good, and runs it on the best hardware present.
 #[derive(Debug, Parser)]
-#[command(name = "pajamas", version, max_term_width = 110)]
+#[command(name = "pajamas", version, max_term_width = 110, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -79,8 +83,7 @@ enum Command {
     Man(man::Args),
 }
 
-/// Parses the command line, runs the command and returns the exit code: 0 done, 1 failed, 2 wrong usage, 3 the model is
-/// not good enough, 130 interrupted.
+/// Parses the command line, runs the command and returns the exit code, one of those that the help names.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

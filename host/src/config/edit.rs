@@ -2,7 +2,7 @@
 
 use super::keys::{Key, Kind};
 use crate::error::{Error, Result};
-use std::io::Write;
+use crate::files;
 use std::path::Path;
 use toml_edit::{Array, DocumentMut, Item, Value};
 
@@ -81,22 +81,11 @@ fn read(path: &Path) -> Result<DocumentMut> {
     })
 }
 
-/// Writes beside the file and renames, so that a full disk or a crash leaves the old one.
+/// Replaces the file as a whole, so that a full disk or a crash leaves the old one.
 fn write(path: &Path, text: &str) -> Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(dir).map_err(Error::io("creating", dir))?;
-    // Through a link, as where settings are kept in a repository, the file that it leads to is the one to replace.
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let partial = path.with_extension(format!("toml.{}.partial", std::process::id()));
-    let written = std::fs::File::create(&partial).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    });
-    let renamed = written.and_then(|()| std::fs::rename(&partial, &path));
-    renamed.map_err(|error| {
-        let _ = std::fs::remove_file(&partial);
-        Error::io("writing", &path)(error)
-    })
+    files::replace(path, text.as_bytes(), 0o666)
 }
 
 #[cfg(test)]
@@ -128,6 +117,21 @@ mod tests {
             "# mine\nthreads = 2 # not 8\nplugin_dirs = [\"a\", \"/b c\"]\n"
         );
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn settings_that_are_their_users_alone_stay_so() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, "threads = 4\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        set(&path, keys::find("threads").unwrap(), &words(&["2"])).unwrap();
+        assert_eq!(mode(), 0o600);
+        assert!(unset(&path, "threads").unwrap());
+        assert_eq!(mode(), 0o600);
     }
 
     #[test]

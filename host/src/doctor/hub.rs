@@ -1,8 +1,8 @@
 //! Hugging Face's cache: whether it can be read, and what was not fetched whole.
 
-use super::{Check, plural, shell};
+use super::{Check, shell};
 use crate::models::hub;
-use crate::text::size;
+use crate::text::{counted, size};
 use std::path::Path;
 
 const CACHE: &str = "Hugging Face cache";
@@ -31,24 +31,22 @@ fn check_at(cache: &Path) -> Vec<Check> {
     };
     let mut folders: Vec<_> = listing.flatten().map(|entry| entry.path()).collect();
     folders.sort();
-    let models: Vec<_> = folders.iter().filter_map(|folder| Some((folder, id(folder)?))).collect();
-    let mut checks = vec![Check::ok(CACHE, format!("{shown} holds {}", plural(models.len(), "model")))];
+    let models: Vec<_> = folders.iter().filter_map(|folder| Some((folder, hub::id_of(folder)?))).collect();
+    let mut checks = vec![Check::ok(CACHE, format!("{shown} holds {}", counted(models.len(), "model")))];
     let cut_short = models.iter().filter_map(|(folder, id)| cut_short(folder, id));
     checks.extend(cut_short.take(LISTED_MAX));
     checks
-}
-
-/// The id of the model that the folder `models--org--name` is for.
-fn id(folder: &Path) -> Option<String> {
-    Some(folder.file_name()?.to_str()?.strip_prefix("models--")?.replace("--", "/"))
 }
 
 fn cut_short(folder: &Path, id: &str) -> Option<Check> {
     let downloads = hub::incomplete_downloads(folder);
     let bytes = downloads.iter().map(|(_, bytes)| bytes).sum();
     (!downloads.is_empty()).then(|| {
-        let found =
-            format!("{} of `{id}` cut short or under way, {} so far", plural(downloads.len(), "download"), size(bytes));
+        let found = format!(
+            "{} of `{id}` cut short or under way, {} so far",
+            counted(downloads.len(), "download"),
+            size(bytes)
+        );
         Check::warning(CACHE, found, format!("hf download {}", crate::text::quoted(id)))
     })
 }

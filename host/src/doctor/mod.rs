@@ -134,10 +134,5 @@ fn writable(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|metadata| !metadata.permissions().readonly())
 }
 
-/// `1 file`, `2 files`.
-fn plural(count: usize, one: &str) -> String {
-    if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
-}
-
 /// What the settings file says, if it could be read, and the check of it.
 type Settings = (Option<ConfigFile>, Check);

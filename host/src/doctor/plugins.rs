@@ -1,10 +1,14 @@
 //! The plugins: each file that was found, and whether something runs models and something makes them.
 
-use super::{Check, plural};
+use super::Check;
 use crate::config::Config;
+use crate::plugins::preflight::NO_PLUGIN;
 use crate::plugins::{self, Candidate, Status};
+use crate::text::counted;
 
 const INSTALL: &str = "make install";
+/// What may help with a plugin for which nothing better is known.
+const OTHER_BUILD: &str = "install another build of this plugin";
 
 /// Asks every plugin.
 pub(super) fn check(config: &Config) -> Vec<Check> {
@@ -45,7 +49,7 @@ fn folders(config: &Config) -> Check {
     let there: Vec<String> =
         config.plugin_dirs.iter().filter(|d| d.is_dir()).map(|d| format!("`{}`", d.display())).collect();
     let found = match there.as_slice() {
-        [] => format!("none of {} is there", plural(config.plugin_dirs.len(), "folder")),
+        [] => format!("none of {} is there", counted(config.plugin_dirs.len(), "folder")),
         there => there.join(", "),
     };
     Check::ok("plugin folders", found)
@@ -57,15 +61,12 @@ fn plugin(candidate: &Candidate) -> Check {
     let found = format!("{}{version} is {}{reason}", candidate.name(), describe(candidate.status));
     let found = found.replace('\n', " ");
     match candidate.status {
-        Status::Refused | Status::Failed => {
-            let is_command = ["chmod ", "sudo "].iter().any(|command| candidate.remedy.starts_with(command));
-            if is_command {
-                return Check::problem("plugin", found, candidate.remedy.clone());
-            }
-            // What is said in words is no command to run: taking the file away is one.
-            let advice = if candidate.remedy.is_empty() { String::new() } else { format!("; {}", candidate.remedy) };
-            Check::problem("plugin", found + &advice, format!("rm {}", super::shell(&candidate.path)))
+        // Nobody loses anything with what is no plugin. One that is broken may be all that its owner has of it.
+        Status::Refused | Status::Failed if candidate.remedy == NO_PLUGIN => {
+            Check::problem("plugin", format!("{found}; {NO_PLUGIN}"), format!("rm {}", super::shell(&candidate.path)))
         }
+        Status::Refused | Status::Failed if candidate.remedy.is_empty() => Check::problem("plugin", found, OTHER_BUILD),
+        Status::Refused | Status::Failed => Check::problem("plugin", found, candidate.remedy.clone()),
         // Most machines lack the hardware for most backends: the remedy is an offer.
         Status::Unavailable => Check { remedy: candidate.remedy.clone(), ..Check::ok("plugin", found) },
         Status::Available | Status::QuantizeOnly | Status::Shadowed => Check::ok("plugin", found),
@@ -119,12 +120,14 @@ mod tests {
     #[test]
     fn a_broken_plugin_is_a_problem_and_one_for_other_hardware_is_none() {
         let broken = plugin(&candidate(Status::Failed, ""));
-        assert_eq!((broken.status, broken.remedy.as_str()), (doctor::Status::Problem, "rm /p/libx.so"));
+        assert_eq!((broken.status, broken.remedy.as_str()), (doctor::Status::Problem, OTHER_BUILD));
         assert_eq!(broken.found, "libx.so is broken: because");
         assert_eq!(plugin(&candidate(Status::Refused, "chmod o-w x")).remedy, "chmod o-w x");
         let advice = plugin(&candidate(Status::Refused, "update it"));
-        assert_eq!(advice.found, "libx.so is refused: because; update it");
-        assert_eq!(advice.remedy, "rm /p/libx.so");
+        assert_eq!((advice.found.as_str(), advice.remedy.as_str()), ("libx.so is refused: because", "update it"));
+        let none = plugin(&candidate(Status::Refused, NO_PLUGIN));
+        assert_eq!(none.found, format!("libx.so is refused: because; {NO_PLUGIN}"));
+        assert_eq!(none.remedy, "rm /p/libx.so");
         let elsewhere = plugin(&candidate(Status::Unavailable, "install a driver"));
         assert_eq!((elsewhere.status, elsewhere.remedy.as_str()), (doctor::Status::Ok, "install a driver"));
         assert_eq!(plugin(&candidate(Status::Shadowed, "")).status, doctor::Status::Ok);

@@ -4,10 +4,17 @@ use super::{Check, shell};
 use crate::config::Config;
 use crate::error::Error;
 use crate::worker::client::{self, Worker};
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
 const WORKER: &str = "worker program";
+/// The worker says its version before it does anything else; so much only on a machine that hardly moves.
+const VERSION_TIME_MAX: Duration = Duration::from_secs(10);
+/// Bytes of its answer that are read, the most.
+const VERSION_BYTES_MAX: u64 = 4096;
 const PATH: &str = "programs on PATH";
 
 /// Whether the worker is found, starts, speaks our protocol and is of our version.
@@ -20,8 +27,15 @@ pub(super) fn check_worker(config: &Config) -> Vec<Check> {
         return vec![broken(&error)];
     }
     let shown = format!("`{}` starts and answers", executable.display());
-    match version(&executable) {
-        Some(version) if version != env!("CARGO_PKG_VERSION") => {
+    let mut asked = Command::new(&executable);
+    asked.arg("--version");
+    match version(asked, VERSION_TIME_MAX) {
+        Err(_) => {
+            let seconds = VERSION_TIME_MAX.as_secs();
+            let found = format!("`{} --version` gave no answer in {seconds} s", executable.display());
+            vec![Check::warning(WORKER, found, "make install")]
+        }
+        Ok(Some(version)) if version != env!("CARGO_PKG_VERSION") => {
             let found =
                 format!("`{}` is of version {version}, pajamas of {}", executable.display(), env!("CARGO_PKG_VERSION"));
             vec![Check::warning(WORKER, found, "make install")]
@@ -38,11 +52,27 @@ fn broken(error: &Error) -> Check {
     Check::problem(WORKER, error.to_string().replace('\n', " "), remedy)
 }
 
-/// What the worker says of its version; none if it is too old to say.
-fn version(executable: &Path) -> Option<String> {
-    let output = Command::new(executable).arg("--version").stdin(std::process::Stdio::null()).output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    Some(text.trim().strip_prefix("pajamas-worker ")?.to_owned())
+/// What the worker says of its version when it is `asked`; none if it is too old to say.
+///
+/// # Errors
+/// When it has not answered after `time_max`. Then it is killed.
+fn version(mut asked: Command, time_max: Duration) -> Result<Option<String>, RecvTimeoutError> {
+    let started = asked.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let Ok(mut worker) = started else { return Ok(None) };
+    let (said, answer) = std::sync::mpsc::channel();
+    let stdout = worker.stdout.take();
+    // Nobody waits for the thread: what the worker started may keep the pipe open, even when it is killed.
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        let read = stdout.map(|stdout| stdout.take(VERSION_BYTES_MAX).read_to_string(&mut text));
+        // Whoever asked may be gone, because it took too long.
+        let _ = said.send(if matches!(read, Some(Ok(_))) { text } else { String::new() });
+    });
+    let text = answer.recv_timeout(time_max);
+    // It has said all it has to say, or will not. Where it has ended, there is nothing to kill.
+    let _ = worker.kill();
+    let _ = worker.wait();
+    Ok(text?.trim().strip_prefix("pajamas-worker ").map(str::to_owned))
 }
 
 /// Whether what a shell would start is this program.
@@ -86,6 +116,24 @@ fn judge(this: &Path, found: &[PathBuf]) -> Check {
 mod tests {
     use super::*;
     use crate::doctor::Status;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_worker_is_not_waited_for_without_end() {
+        let command = |program: &str, words: &[&str]| {
+            let mut command = Command::new(program);
+            command.args(words);
+            command
+        };
+        let long = Duration::from_secs(60);
+        assert_eq!(version(command("echo", &["pajamas-worker 1.2.3"]), long), Ok(Some("1.2.3".into())));
+        assert_eq!(version(command("echo", &["usage"]), long), Ok(None));
+        assert_eq!(version(command("/no/such/program", &[]), long), Ok(None));
+        let endless = version(command("sleep", &["60"]), Duration::from_millis(50));
+        assert_eq!(endless, Err(RecvTimeoutError::Timeout));
+        let chatty = version(command("yes", &["pajamas"]), long);
+        assert_eq!(chatty, Ok(None), "more than it could have to say is not read");
+    }
 
     #[test]
     fn another_program_of_that_name_is_a_warning() {

@@ -1,10 +1,10 @@
 //! The models folder: records and artifacts that do not belong together, and what an interrupted run left behind.
 
-use super::{Check, plural, shell};
+use super::{Check, shell};
 use crate::config::Config;
 use crate::hardware;
 use crate::models::store::{self, Record};
-use crate::text::size;
+use crate::text::{counted, size};
 use std::path::{Path, PathBuf};
 
 const MODELS: &str = "models";
@@ -27,7 +27,7 @@ pub(super) fn check(config: &Config) -> Vec<Check> {
     let kept = store::list(config);
     let bytes = kept.iter().map(|record| record.size_bytes).sum();
     let mut checks =
-        vec![Check::ok(MODELS, format!("{} in `{}`, {}", plural(kept.len(), "model"), dir.display(), size(bytes)))];
+        vec![Check::ok(MODELS, format!("{} in `{}`, {}", counted(kept.len(), "model"), dir.display(), size(bytes)))];
     checks.extend(paths.iter().filter_map(|path| left_behind(path)));
     checks.extend(paths.iter().filter_map(|path| misfit(path)));
     checks.extend(locks(&config.cache_dir().join("locks")));
@@ -86,8 +86,8 @@ fn locks(dir: &Path) -> Option<Check> {
     let files: Vec<PathBuf> = std::fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path()).collect();
     let held = files.iter().filter(|path| is_held(path)).count();
     Some(match held {
-        0 => Check::ok("locks", format!("{}, none held", plural(files.len(), "file"))),
-        held => Check::ok("locks", format!("{} held: a model is being made", plural(held, "lock"))),
+        0 => Check::ok("locks", format!("{}, none held", counted(files.len(), "file"))),
+        held => Check::ok("locks", format!("{} held: a model is being made", counted(held, "lock"))),
     })
 }
 

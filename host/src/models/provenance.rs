@@ -80,7 +80,7 @@ fn into_folder(path: &Path, result: &str) -> Result<bool> {
     let Some(mut keys) = keys_of_folder(path)? else { return Ok(false) };
     keys.insert(VALIDATION.into(), result.into());
     let text = serde_json::to_string_pretty(&keys).unwrap_or_default();
-    files::replace(&path.join(FILE), (text + "\n").as_bytes(), None)?;
+    files::replace(&path.join(FILE), (text + "\n").as_bytes(), 0o644)?;
     Ok(true)
 }
 

@@ -4,7 +4,7 @@
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -72,9 +72,19 @@ pub fn read_metadata(path: &Path) -> Result<BTreeMap<String, String>> {
 }
 
 fn open(path: &Path) -> Result<(File, u64)> {
+    let metadata = regular(path).map_err(Error::io("opening", path))?.ok_or_else(|| not_regular(path))?;
     let file = File::open(path).map_err(Error::io("opening", path))?;
-    let metadata = file.metadata().map_err(Error::io("reading", path))?;
-    if metadata.is_file() { Ok((file, metadata.len())) } else { Err(damaged(path, "this is not a file")) }
+    Ok((file, metadata.len()))
+}
+
+/// What is at `path`; none where it is no regular file. Asked before it is opened: a pipe that nobody writes to would
+/// keep its reader waiting for ever.
+fn regular(path: &Path) -> std::io::Result<Option<Metadata>> {
+    Ok(Some(std::fs::metadata(path)?).filter(Metadata::is_file))
+}
+
+fn not_regular(path: &Path) -> Error {
+    damaged(path, "this is not a file")
 }
 
 fn header_text(file: &mut impl Read, file_bytes: u64, path: &Path) -> Result<Vec<u8>> {
@@ -162,13 +172,15 @@ pub fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
 /// The bytes of a text file of a model's; none where there is no such file.
 ///
 /// # Errors
-/// When it cannot be read, or is larger than any.
+/// When it is no regular file, cannot be read, or is larger than any.
 pub fn read_capped(path: &Path) -> Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
+    match regular(path) {
+        Ok(Some(_)) => (),
+        Ok(None) => return Err(not_regular(path)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io("opening", path)(error)),
-    };
+    }
+    let file = File::open(path).map_err(Error::io("opening", path))?;
     let mut bytes = Vec::new();
     file.take(JSON_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(Error::io("reading", path))?;
     if bytes.len() as u64 > JSON_BYTES_MAX {
@@ -218,6 +230,31 @@ mod tests {
             let error = read(&bytes).unwrap_err().to_string();
             assert!(error.contains(expected) && error.contains("w.safetensors"), "{error}");
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_in_a_model_folder_is_an_error_and_keeps_nobody_waiting() {
+        use std::os::unix::ffi::OsStrExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(INDEX);
+        let name = std::ffi::CString::new(path.as_os_str().as_bytes()).unwrap();
+        // SAFETY: the name ends with a zero and lives during the call.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        let (done, wait) = std::sync::mpsc::channel();
+        let (read, folder) = (path.clone(), dir.path().to_owned());
+        // In a thread of its own, so that a hang is a failure and not a test that never ends.
+        std::thread::spawn(move || {
+            let errors = [
+                read_capped(&read).unwrap_err(),
+                read_header(&read).unwrap_err(),
+                read_metadata(&read).unwrap_err(),
+                weight_files(&folder).unwrap_err(),
+            ];
+            done.send(errors.map(|error| error.to_string())).unwrap();
+        });
+        let errors = wait.recv_timeout(std::time::Duration::from_secs(30)).expect("an answer at once");
+        assert!(errors.iter().all(|error| error.contains("is not a file")), "{errors:?}");
     }
 
     #[test]

@@ -6,6 +6,9 @@ use pajamas_plugin_api::manifest::{Manifest, SECTION_NAMES, SIZE_BYTES_MAX};
 use pajamas_plugin_api::version::{API_VERSION, incompatibility};
 use std::path::Path;
 
+/// The remedy for a file that is no plugin at all, of whatever version or system.
+pub const NO_PLUGIN: &str = "only plugins belong into the plugin folder";
+
 /// Why a file is not loaded.
 #[derive(Debug, Default)]
 pub struct Refusal {
@@ -56,15 +59,14 @@ fn read_manifest(path: &Path) -> Result<Manifest, Refusal> {
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
     // Opening a pipe or a device could block or worse.
     if !metadata.is_file() {
-        return Err(Refusal::new("it is not a regular file", ""));
+        return Err(Refusal::new("it is not a regular file", NO_PLUGIN));
     }
     if metadata.len() == 0 {
         return Err(Refusal::new("the file is empty", "copy it again"));
     }
     let file = std::fs::File::open(path).map_err(unreadable)?;
     let cache = ReadCache::new(std::io::BufReader::new(file));
-    let object = object::File::parse(&cache)
-        .map_err(|_| Refusal::new("it is not a shared library", "only plugins belong into the plugin folder"))?;
+    let object = object::File::parse(&cache).map_err(|_| Refusal::new("it is not a shared library", NO_PLUGIN))?;
     check_system(&object)?;
     for segment in object.segments() {
         let (offset, size) = segment.file_range();
@@ -72,9 +74,10 @@ fn read_manifest(path: &Path) -> Result<Manifest, Refusal> {
             return Err(Refusal::new("the file is truncated", "copy it again"));
         }
     }
-    let section = SECTION_NAMES.iter().find_map(|name| object.section_by_name(name)).ok_or_else(|| {
-        Refusal::new("it is no pajamas plugin: it has no manifest", "only plugins belong into the plugin folder")
-    })?;
+    let section = SECTION_NAMES
+        .iter()
+        .find_map(|name| object.section_by_name(name))
+        .ok_or_else(|| Refusal::new("it is no pajamas plugin: it has no manifest", NO_PLUGIN))?;
     if section.size() > SIZE_BYTES_MAX as u64 {
         return Err(Refusal::new("its manifest is too long", "rebuild the plugin"));
     }

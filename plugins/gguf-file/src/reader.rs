@@ -57,11 +57,12 @@ impl GgufFile {
     ///
     /// `InvalidModel` where the file is no GGUF, of an unknown version, or damaged; the message names the file.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|error| Error::io("opening", path, &error))?;
-        let info = file.metadata().map_err(|error| Error::io("reading", path, &error))?;
+        // Before it is opened: opening a pipe would wait for somebody to write into it.
+        let info = std::fs::metadata(path).map_err(|error| Error::io("opening", path, &error))?;
         if !info.is_file() {
             return Err(Error::invalid_model(format!("`{}` is not a regular file", path.display())));
         }
+        let file = File::open(path).map_err(|error| Error::io("opening", path, &error))?;
         Self::parse(BufReader::with_capacity(1 << 18, file), info.len(), path)
     }
 

@@ -10,6 +10,10 @@ const TEXT_BYTES_MAX: u64 = 512 << 20;
 
 /// The text of `path`, or none when there is no such file.
 pub(crate) fn read_text_if_present(path: &Path) -> Result<Option<String>> {
+    // Opening a pipe would wait for somebody to write into it.
+    if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(Error::invalid_model(format!("`{}` is not a regular file", path.display())));
+    }
     let file = match std::fs::File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

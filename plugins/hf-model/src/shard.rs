@@ -24,6 +24,10 @@ pub(crate) struct Shard {
 
 /// Opens the file `path`.
 pub(crate) fn open_shard(path: &Path) -> Result<Shard> {
+    // Opening a pipe would wait for somebody to write into it.
+    if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+        return Err(Error::invalid_model(format!("`{}` is not a regular file", path.display())));
+    }
     let mut file = File::open(path).map_err(|error| Error::io("opening", path, &error))?;
     let info = file.metadata().map_err(|error| Error::io("reading", path, &error))?;
     if !info.is_file() {

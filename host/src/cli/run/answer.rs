@@ -44,6 +44,7 @@ pub fn answer(
         output::say(&format!("{}: loaded in {:.0} ms; {}", model.backend, model.load_ms, statistics(&result.stats)));
     }
     fail_if_broken_off(&result)?;
+    dialogue.note_left_out();
     // A session gets whole answers only where nobody is there to see that one was cut.
     if result.stats.finish_reason == FinishReason::Cancelled {
         return Err(Error::Interrupted.into());

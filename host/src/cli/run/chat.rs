@@ -3,7 +3,7 @@
 use super::Args;
 use super::answer::{fail_if_broken_off, shown, statistics};
 use super::commands::{self, Command};
-use super::dialogue::{self, Dialogue, plural};
+use super::dialogue::{self, Dialogue};
 use super::editor::Turns;
 use super::turns::Turn;
 use crate::cli::interrupt::Interrupt;
@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::conversation::Conversation;
 use crate::error::Error;
 use crate::runtime::open::OpenModel;
+use crate::text::counted;
 use pajamas_plugin_api::{FinishReason, GenerateStats};
 use std::ops::ControlFlow;
 
@@ -53,7 +54,7 @@ impl Chat<'_> {
         let turns = self.dialogue.conversation().turns.len();
         if let Some(path) = self.args.session.as_ref().filter(|_| turns > 0) {
             let path = output::clean(&path.display().to_string());
-            output::say(&format!("Going on after {turns} {} of `{path}`.", plural(turns, "turn")));
+            output::say(&format!("Going on after {} of `{path}`.", counted(turns, "turn")));
         }
         output::say("Type a message, or `/help`. Ctrl-C stops an answer; `/exit` or Ctrl-D leaves.\n");
     }
@@ -119,7 +120,7 @@ impl Chat<'_> {
             Command::Stats => self.dialogue.statistics(),
             Command::Reset => {
                 let forgotten = self.dialogue.reset();
-                format!("Forgot {forgotten} {}.", plural(forgotten, "turn"))
+                format!("Forgot {}.", counted(forgotten, "turn"))
             }
             Command::ShowSystem => match &self.dialogue.conversation().system {
                 Some(text) => output::clean(text),
@@ -132,13 +133,13 @@ impl Chat<'_> {
             }
             Command::Save(path) => {
                 self.dialogue.save(&path)?;
-                format!("Saved {turns} {} to `{}`.", plural(turns, "turn"), output::clean(&path.display().to_string()))
+                format!("Saved {} to `{}`.", counted(turns, "turn"), output::clean(&path.display().to_string()))
             }
             Command::Load(path) => {
                 self.dialogue.load(&path)?;
                 let turns = self.dialogue.conversation().turns.len();
                 let path = output::clean(&path.display().to_string());
-                format!("Going on after {turns} {} of `{path}`.", plural(turns, "turn"))
+                format!("Going on after {} of `{path}`.", counted(turns, "turn"))
             }
             // Whoever asked for this left before.
             Command::Exit => String::new(),
@@ -173,6 +174,7 @@ impl Chat<'_> {
         }
         fail_if_broken_off(&result)?;
         self.note_length(&result.stats);
+        self.dialogue.note_left_out();
         if self.common.verbose > 0 {
             output::say(&statistics(&result.stats));
         }

@@ -1,6 +1,8 @@
 //! The slash commands of a chat: their names, what they take, and their help.
 
+use crate::env_vars::user_home;
 use crate::error::Error;
+use crate::text::below_home;
 use pajamas_plugin_api::options::nearest;
 use std::path::PathBuf;
 
@@ -135,8 +137,7 @@ fn file(name: &str, argument: &str) -> Result<PathBuf, Error> {
         return Err(Error::Usage { message, hint: AS_MESSAGE.into() });
     }
     // No shell is there to do it.
-    let below_home = argument.strip_prefix("~/").and_then(|rest| Some(std::env::home_dir()?.join(rest)));
-    Ok(below_home.unwrap_or_else(|| argument.into()))
+    Ok(below_home(argument, user_home))
 }
 
 /// The beginning of `text`, for a message about it.
@@ -174,7 +175,7 @@ mod tests {
         assert_eq!(command("/system \"\""), Command::SetSystem(None));
         assert_eq!(command("/save my talk.json"), Command::Save("my talk.json".into()));
         assert_eq!(command("/load\tx"), Command::Load("x".into()));
-        let home = std::env::home_dir().unwrap();
+        let home = user_home().unwrap();
         assert_eq!(command("/load ~/x"), Command::Load(home.join("x")));
     }
 

@@ -1,4 +1,4 @@
-//! A conversation with a loaded model: asks, leaves out what no longer fits, counts, and keeps the session file.
+//! A conversation with a loaded model: asks, shows the model the turns that fit, counts, and keeps the session file.
 
 use super::Args;
 use super::answer::{generate, raw, statistics_of_parts};
@@ -7,8 +7,9 @@ use crate::cli::output;
 use crate::conversation::{self, Conversation, Session, Turn};
 use crate::error::Error;
 use crate::runtime::open::OpenModel;
+use crate::text::counted;
 use pajamas_plugin_api::{CancelToken, ErrorKind, FinishReason, GenerateResult, GenerateStats, Prompt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The conversation to begin with: that of `--session`, or a new one; with the text of `--system`.
 ///
@@ -61,6 +62,12 @@ pub struct Dialogue<'a> {
     model: &'a OpenModel,
     args: &'a Args,
     conversation: Conversation,
+    /// Where it is kept after each turn.
+    session: Option<PathBuf>,
+    /// The first turn that the model sees. Those before it no longer fit into the context; the conversation keeps them.
+    first_turn: usize,
+    /// Whether the user was told that turns are left out.
+    told: bool,
     last: Option<GenerateStats>,
     totals: Totals,
 }
@@ -68,7 +75,16 @@ pub struct Dialogue<'a> {
 impl<'a> Dialogue<'a> {
     /// Goes on with `conversation`.
     pub fn new(model: &'a OpenModel, args: &'a Args, conversation: Conversation) -> Self {
-        Self { model, args, conversation, last: None, totals: Totals::default() }
+        Self {
+            model,
+            args,
+            conversation,
+            session: args.session.clone(),
+            first_turn: 0,
+            told: false,
+            last: None,
+            totals: Totals::default(),
+        }
     }
 
     /// The conversation so far.
@@ -77,18 +93,19 @@ impl<'a> Dialogue<'a> {
     }
 
     /// Answers `question`, printing the answer as it comes if `show`. When the conversation outgrows the context, its
-    /// oldest turns are left out, aloud. An answer that was stopped becomes part of the conversation, one that was
-    /// stopped before it began or that the backend broke off does not.
+    /// oldest turns are left out of what the model sees. An answer that was stopped becomes part of the conversation,
+    /// one that was stopped before it began or that the backend broke off does not.
     ///
     /// # Errors
     /// When there is no answer.
     pub fn ask(&mut self, question: &str, show: bool, cancel: &CancelToken) -> anyhow::Result<GenerateResult> {
+        let turns = self.conversation.turns.len();
+        let mut first_turn = self.first_turn;
         let result = loop {
-            let prompt = self.prompt(question)?;
+            let prompt = self.prompt(first_turn, question)?;
             match generate(self.model, self.args, prompt, Some(1), show, cancel) {
-                Err(error) if overflows(&error) && !self.args.raw && !self.conversation.turns.is_empty() => {
-                    self.conversation.turns.remove(0);
-                    output::say("note: the conversation outgrew the context; its oldest turn was left out");
+                Err(error) if overflows(&error) && !self.args.raw && first_turn < turns => {
+                    first_turn = self.next_that_may_fit(first_turn, question);
                 }
                 result => break result?,
             }
@@ -101,16 +118,49 @@ impl<'a> Dialogue<'a> {
         };
         // A raw prompt stands for itself: there is nothing that would go on.
         if counts && !self.args.raw {
+            // Only now: a question that fits with no turn at all leaves no trace.
+            self.first_turn = first_turn;
             self.conversation.turns.push(Turn { question: question.into(), answer: result.text.clone() });
         }
         Ok(result)
     }
 
-    fn prompt(&self, question: &str) -> anyhow::Result<Prompt> {
+    /// The turn after `first_turn` from which on the turns may fit into the context, `question` behind them. A session
+    /// of thousands of turns is searched by halves, because each attempt tokenizes all that it holds.
+    fn next_that_may_fit(&self, first_turn: usize, question: &str) -> usize {
+        let context_length = self.model.engine.info().context_length as usize;
+        let may_fit = |first_turn| {
+            let tokens = self.prompt(first_turn, question).and_then(|prompt| self.tokens(&prompt));
+            // Where that cannot be told, the backend is asked turn by turn.
+            tokens.map_or(true, |tokens| tokens <= context_length)
+        };
+        let (mut low, mut high) = (first_turn + 1, self.conversation.turns.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            if may_fit(middle) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        low
+    }
+
+    /// Says once that the model no longer sees the oldest turns, where that is so.
+    pub fn note_left_out(&mut self) {
+        if self.first_turn > 0 && !self.told {
+            self.told = true;
+            output::say(
+                "note: the conversation outgrew the context; its oldest turns are left out of what the model sees",
+            );
+        }
+    }
+
+    fn prompt(&self, first_turn: usize, question: &str) -> anyhow::Result<Prompt> {
         if self.args.raw {
             return Ok(raw(question));
         }
-        Ok(chat::prompt(self.model.engine.info(), &self.conversation.asking(question))?)
+        Ok(chat::prompt(self.model.engine.info(), &self.conversation.asking(first_turn, question))?)
     }
 
     fn count(&mut self, stats: &GenerateStats) {
@@ -125,7 +175,7 @@ impl<'a> Dialogue<'a> {
     /// # Errors
     /// When writing fails.
     pub fn keep(&self) -> anyhow::Result<()> {
-        self.args.session.as_deref().map_or(Ok(()), |path| self.save(path))
+        self.session.as_deref().map_or(Ok(()), |path| self.save(path))
     }
 
     /// Writes the conversation to `path`.
@@ -147,6 +197,10 @@ impl<'a> Dialogue<'a> {
     /// When it cannot be read. Then nothing changes.
     pub fn load(&mut self, path: &Path) -> anyhow::Result<()> {
         let conversation = open(path, self.args)?;
+        if let Some(kept) = self.session.take_if(|kept| !same_file(kept, path)) {
+            let kept = output::clean(&kept.display().to_string());
+            output::say(&format!("note: `{kept}` keeps what it has; `/save FILE` saves this conversation"));
+        }
         self.replace(conversation);
         Ok(())
     }
@@ -166,6 +220,8 @@ impl<'a> Dialogue<'a> {
 
     fn replace(&mut self, conversation: Conversation) {
         self.conversation = conversation;
+        self.first_turn = 0;
+        self.told = false;
         self.last = None;
         self.totals = Totals::default();
     }
@@ -182,18 +238,22 @@ impl<'a> Dialogue<'a> {
         let kind = [info.architecture.as_str(), info.quantization.as_str()];
         let kind: Vec<&str> = kind.into_iter().filter(|word| !word.is_empty()).collect();
         let seconds = totals.ms / 1e3;
+        let left_out = match self.first_turn {
+            0 => String::new(),
+            left_out => format!(", of which the model no longer sees the oldest {left_out}"),
+        };
         let (processed, generated) = (totals.processed_tokens, totals.generated_tokens);
         let mut rows = vec![
             ("last answer", prompt),
             ("", answer),
-            ("conversation", format!("{turns} {}", plural(turns, "turn"))),
+            ("conversation", counted(turns, "turn") + &left_out),
             ("", format!("processed {processed} prompt tokens and generated {generated} in {seconds:.1} s")),
             ("context", format!("about {} of {} tokens", self.context_used(), info.context_length)),
             ("model", format!("{} ({})", name(self.model), kind.join(", "))),
             ("", self.model.path.display().to_string()),
             ("backend", format!("{}, loaded in {:.0} ms", self.model.backend, self.model.load_ms)),
         ];
-        rows.extend(self.args.session.as_ref().map(|path| ("session", path.display().to_string())));
+        rows.extend(self.session.as_ref().map(|path| ("session", path.display().to_string())));
         rows.retain(|(_, value)| !value.is_empty());
         let rows: Vec<String> = rows.into_iter().map(|(name, value)| format!("  {name:<13} {value}")).collect();
         output::clean(&rows.join("\n"))
@@ -205,7 +265,7 @@ impl<'a> Dialogue<'a> {
             return "0".into();
         }
         // Not what the last answer said: the system text may be another since, or the turns those of a file.
-        let tokens = chat::prompt(self.model.engine.info(), &self.conversation.messages())
+        let tokens = chat::prompt(self.model.engine.info(), &self.conversation.messages_from(self.first_turn))
             .map_err(anyhow::Error::from)
             .and_then(|prompt| self.tokens(&prompt));
         tokens.map_or_else(|_| "an unknown number".into(), |tokens| tokens.to_string())
@@ -219,15 +279,14 @@ impl<'a> Dialogue<'a> {
     }
 }
 
+fn same_file(a: &Path, b: &Path) -> bool {
+    a == b || a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b))
+}
+
 /// What to call a loaded model: its file's name without the extension, or its folder's.
 pub fn name(model: &OpenModel) -> String {
     let name = if model.path.is_file() { model.path.file_stem() } else { model.path.file_name() };
     name.map_or_else(|| model.path.display().to_string(), |name| name.to_string_lossy().into_owned())
-}
-
-/// `one` or its plural.
-pub fn plural(count: usize, one: &str) -> String {
-    if count == 1 { one.to_owned() } else { format!("{one}s") }
 }
 
 fn overflows(error: &anyhow::Error) -> bool {

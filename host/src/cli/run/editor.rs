@@ -5,8 +5,9 @@ use super::turns::{Joiner, Turn};
 use crate::cli::interrupt::Interrupt;
 use crate::cli::output;
 use crate::config::Config;
-use crate::env_vars;
+use crate::env_vars::{self, user_home};
 use crate::error::Error;
+use crate::text::below_home;
 use anyhow::Context as _;
 use rustyline::completion::{Completer, Pair};
 use rustyline::error::ReadlineError;
@@ -248,8 +249,7 @@ impl Completer for Completions {
 
 /// The files in `folder`, which ends in a slash or is empty, whose names begin with `begun`.
 fn files(folder: &str, begun: &str) -> Vec<Pair> {
-    let below_home = folder.strip_prefix("~/").and_then(|rest| Some(std::env::home_dir()?.join(rest)));
-    let path = below_home.unwrap_or_else(|| if folder.is_empty() { ".".into() } else { folder.into() });
+    let path = below_home(if folder.is_empty() { "." } else { folder }, user_home);
     let Ok(entries) = std::fs::read_dir(path) else { return Vec::new() };
     let names = entries.flatten().filter_map(|entry| {
         let name = entry.file_name().into_string().ok()?;

@@ -173,9 +173,22 @@ pub fn execute(args: Args, common: &super::Common, mut config: Config) -> anyhow
     }
 }
 
+/// The prompt on stdin, in bytes at the most: far more than any context holds, and an end to what is read.
+const PROMPT_BYTES_MAX: u64 = 64 << 20;
+
 fn read_stdin() -> anyhow::Result<String> {
-    let mut text = String::new();
-    std::io::stdin().read_to_string(&mut text).context("reading the prompt from stdin failed")?;
+    prompt_from(std::io::stdin().lock())
+}
+
+fn prompt_from(input: impl Read) -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    input.take(PROMPT_BYTES_MAX + 1).read_to_end(&mut bytes).context("reading the prompt from stdin failed")?;
+    if bytes.len() as u64 > PROMPT_BYTES_MAX {
+        let message = format!("the prompt on stdin has more than {PROMPT_BYTES_MAX} bytes");
+        return Err(Error::Usage { message, hint: "a context holds far less; give a shorter prompt".into() }.into());
+    }
+    // After the size, because the end of what was read may be in the middle of a character.
+    let text = String::from_utf8(bytes).context("the prompt on stdin is not UTF-8")?;
     checked_prompt(text.trim_end_matches(['\n', '\r']).to_owned())
 }
 
@@ -185,4 +198,16 @@ fn checked_prompt(text: String) -> anyhow::Result<String> {
         return Err(Error::Usage { message: "there is no prompt".into(), hint }.into());
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_that_never_ends_is_refused_at_the_cap() {
+        let error = prompt_from(std::io::repeat(b'x')).unwrap_err().to_string();
+        assert_eq!(error, "the prompt on stdin has more than 67108864 bytes");
+        assert_eq!(prompt_from(&b"Hi\nthere\r\n"[..]).unwrap(), "Hi\nthere");
+    }
 }

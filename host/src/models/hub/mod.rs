@@ -3,14 +3,17 @@
 //!
 //! Layout: <https://huggingface.co/docs/huggingface_hub/guides/manage-cache>.
 
+mod weights;
+
 use super::format;
-use super::safetensors;
 use super::source::Source;
 use crate::env_vars::{self, HF_HOME, HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE, XDG_CACHE_HOME};
 use crate::error::{Error, Result};
+use crate::text::below_home;
 use pajamas_plugin_api::options::nearest;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use weights::Gguf;
 
 /// How many names an error lists before it counts.
 const LISTED_MAX: usize = 10;
@@ -26,21 +29,12 @@ pub fn cache() -> Option<PathBuf> {
 
 /// `HF_HUB_CACHE`, its older name, `HF_HOME`, `XDG_CACHE_HOME`, the home folder: the first that is set.
 fn cache_by(value: impl Fn(&str) -> Option<OsString>, home: impl Fn() -> Option<PathBuf>) -> Option<PathBuf> {
-    let path = |name: &str| Some(expanded(value(name)?, &home));
+    let path = |name: &str| Some(below_home(value(name)?, &home));
     path(HF_HUB_CACHE)
         .or_else(|| path(HUGGINGFACE_HUB_CACHE))
         .or_else(|| Some(path(HF_HOME)?.join("hub")))
         .or_else(|| Some(path(XDG_CACHE_HOME)?.join("huggingface/hub")))
         .or_else(|| Some(home()?.join(".cache/huggingface/hub")))
-}
-
-/// A path with its leading `~`, as Hugging Face's library reads it.
-fn expanded(path: OsString, home: impl Fn() -> Option<PathBuf>) -> PathBuf {
-    let path = PathBuf::from(path);
-    match (path.strip_prefix("~").map(Path::to_owned), home()) {
-        (Ok(rest), Some(home)) => home.join(rest),
-        _ => path,
-    }
 }
 
 /// `name` or `org/name`, with `@revision` behind it or not, in the characters that the hub allows.
@@ -77,7 +71,7 @@ fn find_in(cache: &Path, reference: &str) -> Result<Source> {
     let wanted = Wanted::new(reference, id, revision);
     let folder = cache.join(hf_hub::Repo::new(id.into(), hf_hub::RepoType::Model).folder_name());
     if !folder.is_dir() {
-        return Err(wanted.missing(format!("there is no such path, and it is not in the cache `{}`", cache.display())));
+        return Err(wanted.unknown_id(cache));
     }
     // A branch or tag is a file that holds a commit; a commit is its own name.
     let named = if is_revision(revision) { read_ref(&folder, revision) } else { None };
@@ -99,26 +93,31 @@ fn find_in(cache: &Path, reference: &str) -> Result<Source> {
         let format = format::detect(&snapshot)?;
         return Ok(Source { path: snapshot, format, name, hub });
     }
-    let ggufs = gguf_files(&snapshot);
-    match ggufs.as_slice() {
-        [] => Err(wanted.incomplete(&snapshot, &["config.json".into()], incomplete_downloads(&folder).len())),
-        [one] if dangling(one) => {
-            let name = one.strip_prefix(&snapshot).unwrap_or(one).display().to_string();
-            Err(wanted.incomplete(&snapshot, &[name], incomplete_downloads(&folder).len()))
+    let partial = || incomplete_downloads(&folder).len();
+    let ggufs = weights::ggufs(&snapshot);
+    let whole: Vec<&Gguf> = ggufs.iter().filter(|gguf| gguf.missing.is_empty()).collect();
+    match (ggufs.as_slice(), whole.as_slice()) {
+        ([], _) => Err(wanted.incomplete(&snapshot, &["config.json".into()], partial())),
+        (_, []) => {
+            let missing: Vec<String> = ggufs.iter().flat_map(|gguf| gguf.missing.iter().cloned()).collect();
+            Err(wanted.incomplete(&snapshot, &missing, partial()))
         }
-        [one] => {
-            let name = one.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let format = format::detect(one)?;
-            Ok(Source { path: one.clone(), format, name, hub })
+        ([Gguf { path, .. }], _) => {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let format = format::detect(path)?;
+            Ok(Source { path: path.clone(), format, name, hub })
         }
-        several => Err(Error::ModelNotFound {
+        (several, [first, ..]) => Err(Error::ModelNotFound {
             reference: reference.into(),
             reason: format!(
                 "it has {} GGUF files:{}",
                 several.len(),
-                listed(several.iter().map(|path| path.display().to_string()))
+                listed(several.iter().map(|Gguf { path, missing }| {
+                    let note = if missing.is_empty() { "" } else { " (not complete)" };
+                    format!("{}{note}", path.display())
+                }))
             ),
-            hint: format!("give one of them by its path: `{}`", several[0].display()),
+            hint: format!("give one of them by its path: `{}`", first.path.display()),
         }),
     }
 }
@@ -136,7 +135,7 @@ impl<'a> Wanted<'a> {
     }
 
     fn download(&self) -> String {
-        if self.revision == "main" {
+        if matches!(self.revision, "main" | "") {
             format!("hf download {}", self.id)
         } else {
             format!("hf download {} --revision {}", self.id, self.revision)
@@ -149,6 +148,15 @@ impl<'a> Wanted<'a> {
             reason: reason.into(),
             hint: format!("fetch it first: `{}`, or give a path to a GGUF file or a folder", self.download()),
         }
+    }
+
+    fn unknown_id(&self, cache: &Path) -> Error {
+        let reason = format!("there is no such path, and it is not in the cache `{}`", cache.display());
+        let known = cached_ids(cache);
+        let Some(near) = nearest_id(self.id, &known) else { return self.missing(reason) };
+        let revision = if self.revision.is_empty() { "" } else { &self.reference[self.id.len()..] };
+        let hint = format!("did you mean `{near}{revision}`? `{}` fetches the other", self.download());
+        Error::ModelNotFound { reference: self.reference.into(), reason, hint }
     }
 
     fn incomplete(&self, snapshot: &Path, missing: &[String], partial: usize) -> Error {
@@ -168,8 +176,21 @@ impl<'a> Wanted<'a> {
         }
     }
 
+    fn empty_revision(&self, there: &[String]) -> Error {
+        let hint = match there.iter().find(|known| *known == "main").or(there.first()).map(String::as_str) {
+            Some("main") => format!("without the `@` it is `main`: `{}`", self.id),
+            Some(other) => format!("did you mean `{}@{other}`? `{}` fetches `main`", self.id, self.download()),
+            None => format!("fetch it first: `{}`", self.download()),
+        };
+        let reason = "there is no revision without a name, and none is behind the `@`".into();
+        Error::ModelNotFound { reference: self.reference.into(), reason, hint }
+    }
+
     fn unknown_revision(&self, folder: &Path) -> Error {
         let there = revisions(folder);
+        if self.revision.is_empty() {
+            return self.empty_revision(&there);
+        }
         // A commit may be cut short, as git shows it.
         let begun = there.iter().find(|known| self.revision.len() >= 4 && known.starts_with(self.revision));
         let near = begun.map(String::as_str).or_else(|| nearest(self.revision, there.iter().map(String::as_str)));
@@ -190,6 +211,40 @@ impl<'a> Wanted<'a> {
             },
         }
     }
+}
+
+/// The id among `known` that `id` was most likely meant to be: the same in other case first, else one whose last part is
+/// near; the organization may be left out.
+fn nearest_id<'a>(id: &str, known: &'a [String]) -> Option<&'a str> {
+    let name = |id: &str| id.rsplit('/').next().unwrap_or(id).to_owned();
+    if let Some(same) = known.iter().find(|known| known.eq_ignore_ascii_case(id)) {
+        return Some(same);
+    }
+    // Two models of one organization begin alike, and are none the nearer for it.
+    let near: Vec<&str> = known.iter().map(String::as_str).filter(|known| is_near(&name(id), &name(known))).collect();
+    if id.contains('/') {
+        return nearest(id, near.into_iter());
+    }
+    let names: Vec<String> = near.iter().map(|near| name(near)).collect();
+    let nearest = nearest(id, names.iter().map(String::as_str))?;
+    near.into_iter().find(|near| name(near) == nearest)
+}
+
+fn is_near(one: &str, other: &str) -> bool {
+    nearest(one, std::iter::once(other)).is_some()
+}
+
+/// The ids of the models of which something is in the cache, sorted.
+fn cached_ids(cache: &Path) -> Vec<String> {
+    let folders = std::fs::read_dir(cache).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut ids: Vec<String> = folders.take(FILES_MAX).filter_map(|folder| id_of(&folder)).collect();
+    ids.sort();
+    ids
+}
+
+/// The id of the model that the cache's folder `models--org--name` is for.
+pub fn id_of(folder: &Path) -> Option<String> {
+    Some(folder.file_name()?.to_str()?.strip_prefix("models--")?.replace("--", "/"))
 }
 
 /// One name a line, the first ones, then how many more.
@@ -243,23 +298,7 @@ fn missing_files(snapshot: &Path) -> Vec<String> {
     if !["tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"].into_iter().any(is_there) {
         missing.push("tokenizer.json".to_owned());
     }
-    match safetensors::indexed_shards(snapshot) {
-        Ok(Some(shards)) => missing.extend(shards.into_iter().filter(|shard| !is_there(shard))),
-        _ if dangling(&snapshot.join(safetensors::INDEX)) => missing.push(safetensors::INDEX.to_owned()),
-        _ => {
-            let weights: Vec<PathBuf> = files_below(snapshot);
-            let weights: Vec<&PathBuf> = weights
-                .iter()
-                .filter(|path| path.parent() == Some(snapshot))
-                .filter(|path| path.extension().is_some_and(|e| e == "safetensors" || e == "bin" || e == "gguf"))
-                .collect();
-            let file_name = |path: &&PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if weights.is_empty() {
-                missing.push("model.safetensors".to_owned());
-            }
-            missing.extend(weights.iter().filter(|path| dangling(path)).map(file_name));
-        }
-    }
+    missing.extend(weights::missing(snapshot));
     missing
 }
 
@@ -271,23 +310,6 @@ fn present(path: &Path) -> bool {
 /// Whether there is a link that leads nowhere: its blob is gone, or was never fetched.
 fn dangling(path: &Path) -> bool {
     path.symlink_metadata().is_ok() && !path.exists()
-}
-
-/// The GGUF files of a snapshot; of one in parts, the first, which leads to the others.
-fn gguf_files(snapshot: &Path) -> Vec<PathBuf> {
-    let is_gguf = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        let later_part =
-            name.strip_suffix(".gguf").and_then(|stem| stem.rsplit_once("-of-")).is_some_and(|(before, count)| {
-                count.parse::<u32>().is_ok() && !before.ends_with("-00001") && has_part_number(before)
-            });
-        name.ends_with(".gguf") && !later_part
-    };
-    files_below(snapshot).into_iter().filter(is_gguf).collect()
-}
-
-fn has_part_number(stem: &str) -> bool {
-    stem.rsplit_once('-').is_some_and(|(_, number)| number.len() == 5 && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// Files and links in `folder` and the folders in it, sorted.

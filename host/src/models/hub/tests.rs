@@ -116,6 +116,92 @@ fn a_link_whose_blob_is_gone_is_missing() {
 }
 
 #[test]
+fn parts_without_an_index_are_counted_by_their_names() {
+    let whole = [("config.json", "{}"), ("tokenizer.json", "{}")];
+    let with = |files: &[(&str, &str)]| Cache::with(&[&whole, files].concat());
+    let (message, _) = with(&[("model-00002-of-00003.safetensors", "x")]).fails("acme/loom");
+    let missing = "missing:\n  model-00001-of-00003.safetensors\n  model-00003-of-00003.safetensors";
+    assert!(message.ends_with(missing), "{message}");
+    let all = [("model-00001-of-00002.safetensors", "x"), ("model-00002-of-00002.safetensors", "x")];
+    with(&all).find("acme/loom").unwrap();
+    // What is not read is not missed.
+    with(&[("model.safetensors", "x"), ("pytorch_model-00001-of-00002.bin", "x")]).find("acme/loom").unwrap();
+    // Names that tell of no parts, or of impossible ones, are names like others.
+    for name in ["model-00003-of-00002.safetensors", "model-00000-of-00000.safetensors", "a-00001-of-99999.safetensors"]
+    {
+        with(&[(name, "x")]).find("acme/loom").unwrap();
+    }
+    #[cfg(unix)]
+    {
+        let cache = with(&[("model-00002-of-00002.safetensors", "x")]);
+        cache.link_to_nothing("model-00001-of-00002.safetensors");
+        assert!(cache.fails("acme/loom").0.ends_with("missing:\n  model-00001-of-00002.safetensors"));
+        cache.link_to_nothing("model.safetensors.index.json");
+        let (message, _) = cache.fails("acme/loom");
+        let missing = "missing:\n  model.safetensors.index.json\n  model-00001-of-00002.safetensors";
+        assert!(message.ends_with(missing), "{message}");
+    }
+}
+
+#[test]
+fn parts_of_a_gguf_model_that_are_missing_are_named() {
+    let (message, hint) = Cache::with(&[("m-00002-of-00002.gguf", "GGUF....")]).fails("acme/loom");
+    assert!(message.ends_with("missing:\n  m-00001-of-00002.gguf"), "{message}");
+    assert_eq!(hint, "fetch the rest: `hf download acme/loom`");
+    let (message, _) = Cache::with(&[("big/m-00001-of-00003.gguf", "GGUF....")]).fails("acme/loom");
+    assert!(message.ends_with("missing:\n  big/m-00002-of-00003.gguf\n  big/m-00003-of-00003.gguf"), "{message}");
+    #[cfg(unix)]
+    {
+        let cache = Cache::with(&[("m-00001-of-00002.gguf", "GGUF....")]);
+        cache.link_to_nothing("m-00002-of-00002.gguf");
+        assert!(cache.fails("acme/loom").0.ends_with("missing:\n  m-00002-of-00002.gguf"));
+    }
+    // Of several, one that is whole can be given.
+    let files = [("a-00002-of-00002.gguf", "GGUF...."), ("b.gguf", "GGUF....")];
+    let (message, hint) = Cache::with(&files).fails("acme/loom");
+    assert!(
+        message.contains("a-00001-of-00002.gguf (not complete)\n") && hint.ends_with("b.gguf`"),
+        "{message} {hint}"
+    );
+}
+
+#[test]
+fn an_unknown_id_is_held_against_those_that_are_there() {
+    let cache = Cache::with(&[]);
+    for folder in ["models--acme--Loom-2-Instruct", "models--gpt2", "datasets--acme--lom", "version.txt"] {
+        std::fs::create_dir(cache.0.path().join(folder)).unwrap();
+    }
+    for (wrong, near) in [
+        ("acme/lom", "acme/loom"),
+        ("ACME/Loom", "acme/loom"),
+        ("acne/loom", "acme/loom"),
+        ("acme/lom@v2", "acme/loom@v2"),
+        ("acme/lom@", "acme/loom"),
+        ("acme/loom-2-instruct", "acme/Loom-2-Instruct"),
+        ("loom", "acme/loom"),
+        ("gpt-2", "gpt2"),
+    ] {
+        let (message, hint) = cache.fails(wrong);
+        assert!(message.contains("it is not in the cache"), "{message}");
+        assert!(hint.starts_with(&format!("did you mean `{near}`? `hf download ")), "{wrong}: {hint}");
+    }
+    for far in ["acme/weaver", "other/thing", "x"] {
+        assert!(cache.fails(far).1.starts_with("fetch it first: "), "{far}");
+    }
+}
+
+#[test]
+fn an_empty_revision_is_none() {
+    let cache = Cache::with(&[("config.json", "{}")]);
+    let (message, hint) = cache.fails("acme/loom@");
+    assert!(message.contains("no revision without a name"), "{message}");
+    assert_eq!(hint, "without the `@` it is `main`: `acme/loom`");
+    std::fs::remove_dir_all(cache.repo().join("refs")).unwrap();
+    let hint = cache.fails("acme/loom@").1;
+    assert_eq!(hint, format!("did you mean `acme/loom@{COMMIT}`? `hf download acme/loom` fetches `main`"));
+}
+
+#[test]
 fn what_was_never_fetched_is_missing() {
     assert!(Cache::with(&[]).fails("acme/loom").0.ends_with("missing:\n  config.json"));
     let (message, _) = Cache::with(&[("config.json", "{}")]).fails("acme/loom");

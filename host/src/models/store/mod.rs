@@ -7,7 +7,7 @@ pub use remove::Removal;
 use super::format;
 use super::source::{self, Source};
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::validate::Summary;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -142,9 +142,7 @@ pub fn remember_validation(config: &Config, record: &Record, summary: &Summary) 
 pub fn remember(config: &Config, record: &Record) -> Result<()> {
     let path = record_path(config, &record.file);
     let text = serde_json::to_string_pretty(record).unwrap_or_default();
-    let partial = path.with_extension("json.partial");
-    std::fs::write(&partial, text).map_err(Error::io("writing", &partial))?;
-    std::fs::rename(&partial, &path).map_err(Error::io("writing", &path))
+    crate::files::replace(&path, text.as_bytes(), 0o644)
 }
 
 /// Removes the record of the artifact at `path`, if there is one.
