@@ -49,7 +49,7 @@ def main():
     os.makedirs(a.work, exist_ok=True)
     ours, theirs = (os.path.join(a.work, name) for name in ("pajamas", "mlx-lm"))
     sides = {
-        ours: [os.path.join(a.target, "pajamas"), "quantize", a.model, "--format", "mlx", "-m", "4bit", "--group-size", "64",
+        ours: [os.path.join(a.target, "pajamas"), "quantize", a.model, "--format", "mlx", "-m", "4bit", "--group-size", "64", "--no-validate",
                "--plugin-dir", a.target, "-o", a.work, "-n", "pajamas"],
         theirs: [sys.executable, "-m", "mlx_lm", "convert", "-q", "--q-bits", "4", "--q-group-size", "64", "--model", a.model,
                  "--mlx-path", theirs],

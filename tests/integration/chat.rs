@@ -171,6 +171,11 @@ fn a_session_goes_on_where_it_was_left() {
     assert_eq!(contents(&session(&other)).len(), 6);
     assert_eq!(session(&other), session(&copy));
     assert_eq!(contents(&session(&path)).len(), 4, "loading does not change what was loaded");
+
+    // A session that holds another conversation already is not given up for it.
+    let run = converse(&home, model, &lines, &["--session", other.to_str().unwrap()]);
+    assert!(run.succeeded().stderr.contains("keeps what it has; `/save FILE` saves this conversation"), "{run:#?}");
+    assert_eq!((contents(&session(&other)).len(), contents(&session(&copy)).len()), (6, 6));
 }
 
 #[test]

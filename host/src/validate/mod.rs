@@ -125,7 +125,9 @@ pub fn validate(
     let context = Some(window);
     let open_options = OpenOptions { context_length: context, ..options.open.clone() };
     let candidate = open::open(source, &open_options, host.candidates, host.config, host.observer, cancel)?;
-    let finished = Source { path: candidate.path.clone(), ..source.clone() };
+    // What was made of a source on the hub is not in the hub's cache.
+    let hub = source.hub.clone().filter(|_| candidate.path == source.path);
+    let finished = Source { path: candidate.path.clone(), hub, ..source.clone() };
     let measured_model = MeasuredModel::new(finished, options.made_now)?;
     let window = checked_window(options.window, &candidate)?;
     let reference_options = OpenOptions { context_length: context, ..options.reference_open.clone() };

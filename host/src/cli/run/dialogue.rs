@@ -197,7 +197,9 @@ impl<'a> Dialogue<'a> {
     /// When it cannot be read. Then nothing changes.
     pub fn load(&mut self, path: &Path) -> anyhow::Result<()> {
         let conversation = open(path, self.args)?;
-        if let Some(kept) = self.session.take_if(|kept| !same_file(kept, path)) {
+        // What is in the session's file would be lost to another conversation.
+        let holds_another = !self.conversation.turns.is_empty();
+        if let Some(kept) = self.session.take_if(|kept| holds_another && !same_file(kept, path)) {
             let kept = output::clean(&kept.display().to_string());
             output::say(&format!("note: `{kept}` keeps what it has; `/save FILE` saves this conversation"));
         }
