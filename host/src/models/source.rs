@@ -52,7 +52,7 @@ pub fn resolve(reference: &str, config: &Config) -> Result<Source> {
             reference: reference.into(),
             reason: "there is no such file or folder".into(),
             hint:
-                "give a GGUF file, a Hugging Face or MLX folder, an id in the Hugging Face cache, or a model of `pajamas info`"
+                "give a GGUF file, a Hugging Face or MLX folder, an id in the Hugging Face cache, or a model of `pajamas models`"
                     .into(),
         }
     } else {

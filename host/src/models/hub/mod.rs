@@ -146,7 +146,15 @@ impl<'a> Wanted<'a> {
         Error::ModelNotFound {
             reference: self.reference.into(),
             reason: reason.into(),
-            hint: format!("fetch it first: `{}`, or give a path to a GGUF file or a folder", self.download()),
+            hint: if self.id.contains('/') {
+                format!("fetch it first: `{}`, or give a path to a GGUF file or a folder", self.download())
+            } else {
+                // Hardly any model of the hub has a name without an organization; most such names are slips.
+                format!(
+                    "`pajamas models` lists what was made; one of the hub's is fetched first: `{}`",
+                    self.download()
+                )
+            },
         }
     }
 
