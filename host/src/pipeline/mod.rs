@@ -326,11 +326,11 @@ fn origin_keys(source: &Source, recipe: &Recipe, candidate: &Candidate) -> BTree
 /// When another process holds it.
 pub fn lock(target: &Path, config: &Config) -> Result<File> {
     let dir = config.cache_dir().join("locks");
-    std::fs::create_dir_all(&dir).map_err(Error::io("creating", &dir))?;
+    std::fs::create_dir_all(&dir).map_err(|error| no_lock(&dir, &error))?;
     let key = Sha256::digest(target.as_os_str().as_encoded_bytes());
     let path =
         dir.join(format!("{:02x}{:02x}{:02x}{:02x}{:02x}{:02x}.lock", key[0], key[1], key[2], key[3], key[4], key[5]));
-    let file = File::create(&path).map_err(Error::io("creating", &path))?;
+    let file = File::create(&path).map_err(|error| no_lock(&path, &error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::Refused {
@@ -338,6 +338,13 @@ pub fn lock(target: &Path, config: &Config) -> Result<File> {
             hint: "wait for it, or choose another name with `--name`".into(),
         }),
         Err(TryLockError::Error(error)) => Err(Error::io("locking", &path)(error)),
+    }
+}
+
+fn no_lock(path: &Path, error: &std::io::Error) -> Error {
+    Error::Refused {
+        message: format!("creating `{}`, which keeps two writers apart, failed: {error}", path.display()),
+        hint: "PAJAMAS_HOME must name a folder that you may write to".into(),
     }
 }
 
