@@ -10,6 +10,7 @@ mod interrupt;
 mod log;
 mod man;
 mod models;
+mod open_args;
 mod output;
 mod plugins;
 mod progress;
@@ -118,7 +119,7 @@ fn dispatch(command: Command, common: &Common) -> anyhow::Result<()> {
     let config = || Config::load(&common.plugin_dir);
     match command {
         Command::Quantize(args) => quantize::execute(&args, common, &config()?),
-        Command::Run(args) => run::execute(args, common, config()?),
+        Command::Run(args) => run::execute(args, common, &config()?),
         Command::Validate(args) => validate::execute(&args, common, &config()?),
         Command::Benchmark(args) => benchmark::execute(&args, common, &config()?),
         Command::Plugins(args) => plugins::execute(&args, common, &config()?),

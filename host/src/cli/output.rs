@@ -55,6 +55,11 @@ pub fn gone(error: &std::io::Error) -> ! {
     std::process::exit(1);
 }
 
+/// `text` as stdout may have it: a terminal obeys escape sequences, and what a model makes up must not command it.
+pub fn shown(text: &str) -> String {
+    if std::io::IsTerminal::is_terminal(&std::io::stdout()) { clean(text) } else { text.to_owned() }
+}
+
 /// `text` without control characters: metadata of a stranger's model must not command a terminal.
 pub fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()

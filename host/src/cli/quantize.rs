@@ -141,7 +141,7 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
         } else if !args.no_validate && config.validate {
             output::say(&format!("  note   not validated: {}", output::clean(&outcome.not_validated)));
         }
-        output::print(&super::run::shown(&path));
+        output::print(&output::shown(&path));
     }
     if let Some(error) = failed {
         return Err(error.into());

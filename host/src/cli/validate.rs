@@ -1,6 +1,7 @@
 //! `pajamas validate`: measures how much worse a quantized model is than what it was made from, and judges it.
 
 use super::interrupt::Interrupt;
+use super::open_args::OpenArgs;
 use super::output;
 use super::progress::Console;
 use crate::config::Config;
@@ -25,7 +26,7 @@ pub struct Args {
     /// What to compare it with: a Hugging Face folder or id, or a finished model [default: what it was made from].
     #[arg(short, long, value_name = "MODEL")]
     reference: Option<String>,
-    /// A file of UTF-8 text to measure on [default: `validation.txt` in the reference's folder, else the bundled text].
+    /// A file of UTF-8 text to measure on [default: `validation.txt` in the source's folder, else the bundled text].
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// Tokens of the text to read at the most.
@@ -37,27 +38,11 @@ pub struct Args {
     window: Option<u32>,
     #[command(flatten)]
     limits: LimitArgs,
-    /// The backend to run the model on [default: the first of `pajamas plugins list` that can].
-    #[arg(short, long)]
-    backend: Option<String>,
+    #[command(flatten)]
+    open: OpenArgs,
     /// The backend to run the reference on [default: the model's, if it can].
     #[arg(long, value_name = "BACKEND")]
     reference_backend: Option<String>,
-    /// Fail when the backend cannot run, instead of running on the next one.
-    #[arg(long)]
-    strict: bool,
-    /// Run both in processes of their own: if an engine crashes, that is an error and not the end of pajamas.
-    #[arg(long)]
-    isolate: bool,
-    /// The quantization method, where the model must be quantized first.
-    #[arg(short, long)]
-    method: Option<String>,
-    /// Threads to compute with [default: one for each core].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    threads: Option<u32>,
-    /// An option of the model's backend, as NAME=VALUE; may be given several times.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = output::name_and_value)]
-    set: Vec<(String, String)>,
     /// An option of the reference's backend, as NAME=VALUE; may be given several times.
     #[arg(long, value_name = "NAME=VALUE", value_parser = output::name_and_value)]
     reference_set: Vec<(String, String)>,
@@ -111,8 +96,7 @@ pub fn tokens(text: &str) -> Result<usize, String> {
 
 /// Runs the command.
 pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::Result<()> {
-    let mut config = config.clone();
-    config.threads = args.threads.or(config.threads);
+    let config = args.open.over(config);
     let source = source::resolve(&args.model, &config)?;
     let reference =
         args.reference.as_ref().map(|name| Ok::<_, Error>((name.as_str(), source::resolve(name, &config)?)));
@@ -120,17 +104,15 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
     let candidates = plugins::survey(&config);
     let interrupt = Interrupt::install()?;
     let console = Console::new(&args.model);
-    let open = |backend: &Option<String>, set: &[(String, String)]| OpenOptions {
-        backend: backend.clone(),
-        fallback: config.fallback && !args.strict,
-        isolate: args.isolate,
-        method: args.method.clone(),
-        context_length: None,
-        set: set.to_vec(),
-    };
+    let open = args.open.options(&config);
     let options = ValidateOptions {
-        open: open(&args.backend, &args.set),
-        reference_open: open(&args.reference_backend, &args.reference_set),
+        reference_open: OpenOptions {
+            backend: args.reference_backend.clone(),
+            method: None,
+            set: args.reference_set.clone(),
+            ..open.clone()
+        },
+        open,
         text: args.text.clone().map(Text::File),
         tokens: args.tokens,
         window: args.window,

@@ -196,7 +196,7 @@ pub fn load(
 }
 
 /// Whether a backend's failure to load says more about it than about the model or the request.
-fn another_may_do_better(error: &Error) -> bool {
+pub fn another_may_do_better(error: &Error) -> bool {
     use ErrorKind::{DeviceLost, OutOfMemory, Panic, Unsupported};
     match error {
         Error::Plugin(error) => matches!(error.kind, OutOfMemory | Unsupported | DeviceLost | Panic),

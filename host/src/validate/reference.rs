@@ -97,17 +97,13 @@ pub fn open(
                     _temporary: None,
                 });
             }
-            Err(error) if says_more_about_the_backend(&error) => {
-                failures.push(format!("{}: {error}", candidate.name()))
-            }
+            Err(error) if another_may_do_better(&error) => failures.push(format!("{}: {error}", candidate.name())),
             Err(error) => return Err(error),
         }
     }
     if temporary_format(source).is_some() {
         match from_temporary_file(source, name, options, host, cancel) {
-            Err(error) if says_more_about_the_backend(&error) => {
-                failures.push(format!("a temporary F16 file: {error}"))
-            }
+            Err(error) if another_may_do_better(&error) => failures.push(format!("a temporary F16 file: {error}")),
             done => return done,
         }
     }
@@ -151,8 +147,7 @@ fn from_temporary_file(
     let progress = |update: &pajamas_plugin_api::ProgressUpdate| observer.progress(update);
     let artifact = pipeline::quantize(source, &made, candidates, config, &progress, cancel)?;
     let file = Source { path: artifact.path, format: format::GGUF.into(), ..source.clone() };
-    // The method is for the candidate, and this file is finished.
-    let open_file = OpenOptions { fallback: true, method: None, ..options.clone() };
+    let open_file = OpenOptions { fallback: true, ..options.clone() };
     let model = open::open(&file, &open_file, candidates, config, observer, cancel)?;
     Ok(Reference {
         model,
@@ -162,13 +157,9 @@ fn from_temporary_file(
     })
 }
 
-fn says_more_about_the_backend(error: &Error) -> bool {
-    use ErrorKind::{DeviceLost, OutOfMemory, Panic, Unsupported};
-    match error {
-        Error::Plugin(error) => matches!(error.kind, OutOfMemory | Unsupported | DeviceLost | Panic),
-        Error::Worker { .. } | Error::NoBackend { .. } => true,
-        _ => false,
-    }
+/// Whether the next way may lead further.
+fn another_may_do_better(error: &Error) -> bool {
+    matches!(error, Error::NoBackend { .. }) || open::another_may_do_better(error)
 }
 
 /// A folder in the cache, gone when dropped. A lock in it tells that its owner lives.

@@ -3,6 +3,7 @@
 use super::Args;
 use super::dialogue::Dialogue;
 use crate::cli::interrupt::Interrupt;
+use crate::cli::output::shown;
 use crate::cli::{Common, output};
 use crate::conversation::Conversation;
 use crate::error::Error;
@@ -10,7 +11,7 @@ use crate::runtime::open::OpenModel;
 use pajamas_plugin_api::{
     CancelToken, Event, FinishReason, GenerateRequest, GenerateResult, GenerateStats, Prompt, TextSegment,
 };
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::ops::ControlFlow;
 
 /// Answers `prompt` as the next turn of `conversation` and prints the answer.
@@ -111,11 +112,6 @@ pub fn statistics_of_parts(stats: &GenerateStats) -> [String; 2] {
         format!("{:?}", stats.finish_reason).to_lowercase(),
     );
     [prompt, answer]
-}
-
-/// `text` as stdout may have it: a terminal obeys escape sequences, and what a model makes up must not command it.
-pub fn shown(text: &str) -> String {
-    if std::io::stdout().is_terminal() { output::clean(text) } else { text.to_owned() }
 }
 
 /// A backend that failed in the middle is a failure, whatever text came before.

@@ -1,12 +1,13 @@
 //! Chat: a turn is read, answered as it comes or obeyed, and the next one is read.
 
 use super::Args;
-use super::answer::{fail_if_broken_off, shown, statistics};
+use super::answer::{fail_if_broken_off, statistics};
 use super::commands::{self, Command};
 use super::dialogue::{self, Dialogue};
 use super::editor::Turns;
 use super::turns::Turn;
 use crate::cli::interrupt::Interrupt;
+use crate::cli::output::shown;
 use crate::cli::{Common, output, report};
 use crate::config::Config;
 use crate::conversation::Conversation;

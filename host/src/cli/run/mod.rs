@@ -7,9 +7,8 @@ mod dialogue;
 mod editor;
 mod turns;
 
-pub use answer::shown;
-
 use super::interrupt::Interrupt;
+use super::open_args::OpenArgs;
 use super::output;
 use super::progress::Console;
 use crate::config::Config;
@@ -33,18 +32,8 @@ pub struct Args {
     /// Chat: one line, one turn. `/help` lists what else can be typed, Ctrl-C stops an answer, Ctrl-D leaves.
     #[arg(short, long, conflicts_with = "json")]
     interactive: bool,
-    /// The backend to run on [default: the first of `pajamas plugins list` that can].
-    #[arg(short, long)]
-    backend: Option<String>,
-    /// Fail when the backend cannot run, instead of running on the next one.
-    #[arg(long)]
-    strict: bool,
-    /// Run the model in a process of its own: if its engine crashes, that is an error and not the end of pajamas.
-    #[arg(long)]
-    isolate: bool,
-    /// The quantization method, where the model must be quantized first [default: Q4_K_M for GGUF, 4bit for MLX].
-    #[arg(short, long)]
-    method: Option<String>,
+    #[command(flatten)]
+    open: OpenArgs,
     /// What the model is told before anything else.
     #[arg(long, value_name = "TEXT", conflicts_with = "raw")]
     system: Option<String>,
@@ -90,12 +79,6 @@ pub struct Args {
     /// Tokens of context [default: the model's, 4096 at the most].
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     context_length: Option<u32>,
-    /// Threads to compute with [default: one for each core].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    threads: Option<u32>,
-    /// An option of the backend, as NAME=VALUE; may be given several times. `pajamas plugins show BACKEND` lists them.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = output::name_and_value)]
-    set: Vec<(String, String)>,
 }
 
 fn number(text: &str, fits: impl Fn(f32) -> bool, expected: &str) -> Result<f32, String> {
@@ -118,17 +101,6 @@ fn fraction(text: &str) -> Result<f32, String> {
 }
 
 impl Args {
-    fn open_options(&self, config: &Config) -> OpenOptions {
-        OpenOptions {
-            backend: self.backend.clone(),
-            fallback: config.fallback && !self.strict,
-            isolate: self.isolate,
-            method: self.method.clone(),
-            context_length: self.context_length,
-            set: self.set.clone(),
-        }
-    }
-
     /// What the user asked for; the rest by default, as far as the backend honours it.
     fn sampling(&self, honoured: &[String]) -> Sampling {
         let default = Sampling::default_for(honoured);
@@ -145,23 +117,22 @@ impl Args {
 }
 
 /// Runs the command.
-pub fn execute(args: Args, common: &super::Common, mut config: Config) -> anyhow::Result<()> {
+pub fn execute(args: Args, common: &super::Common, config: &Config) -> anyhow::Result<()> {
     let interactive = args.interactive || (args.prompt.is_none() && !common.json && std::io::stdin().is_terminal());
     let prompt = match &args.prompt {
         Some(prompt) => Some(checked_prompt(prompt.clone())?),
         None if interactive => None,
         None => Some(read_stdin()?),
     };
-    if let Some(threads) = args.threads {
-        config.threads = Some(threads);
-    }
+    let config = args.open.over(config);
     // A session that cannot be used is said before the model is loaded, or even made.
     let conversation = dialogue::begin(&args)?;
     let source = source::resolve(&args.model, &config)?;
     let candidates = plugins::survey(&config);
     let interrupt = Interrupt::install()?;
     let console = Console::new(&args.model);
-    let model = open::open(&source, &args.open_options(&config), &candidates, &config, &console, &interrupt.begin())?;
+    let options = OpenOptions { context_length: args.context_length, ..args.open.options(&config) };
+    let model = open::open(&source, &options, &candidates, &config, &console, &interrupt.begin())?;
     interrupt.end();
     console.clear();
     if !args.raw && !model.engine.info().chat_templates.contains_key("default") {
