@@ -15,48 +15,92 @@ struct Defaults {
     head_dim: Option<u64>,
     /// The KV heads of a configuration that does not name any; none takes the attention heads.
     key_value_heads: Option<u64>,
+    rope_theta: f64,
+    /// The base in layers whose attention slides, where those have one of their own.
+    local_rope_theta: Option<f64>,
+    rms_norm_epsilon: f64,
+    tied_embeddings: bool,
 }
 
-const DEFAULTS: [Defaults; 4] = [
-    Defaults {
-        model_type: "llama",
-        context_length: 2048,
-        always_has_head_dim: true,
-        head_dim: None,
-        key_value_heads: None,
-    },
+/// What most classes have.
+const COMMON: Defaults = Defaults {
+    model_type: "",
+    context_length: 32_768,
+    always_has_head_dim: false,
+    head_dim: None,
+    key_value_heads: None,
+    rope_theta: 10_000.0,
+    local_rope_theta: None,
+    rms_norm_epsilon: 1e-6,
+    tied_embeddings: false,
+};
+
+const DEFAULTS: [Defaults; 11] = [
+    Defaults { model_type: "llama", context_length: 2048, always_has_head_dim: true, ..COMMON },
     Defaults {
         model_type: "mistral",
         context_length: 131_072,
         always_has_head_dim: true,
-        head_dim: None,
         key_value_heads: Some(8),
+        ..COMMON
     },
     Defaults {
-        model_type: "qwen2",
-        context_length: 32_768,
-        always_has_head_dim: false,
-        head_dim: None,
-        key_value_heads: Some(32),
+        model_type: "mixtral",
+        context_length: 131_072,
+        key_value_heads: Some(8),
+        rope_theta: 1_000_000.0,
+        rms_norm_epsilon: 1e-5,
+        ..COMMON
     },
+    Defaults { model_type: "qwen2", key_value_heads: Some(32), ..COMMON },
+    Defaults { model_type: "qwen2_moe", key_value_heads: Some(16), ..COMMON },
     Defaults {
         model_type: "qwen3",
-        context_length: 32_768,
         always_has_head_dim: true,
         head_dim: Some(128),
         key_value_heads: Some(32),
+        ..COMMON
+    },
+    Defaults { model_type: "qwen3_moe", key_value_heads: Some(4), ..COMMON },
+    Defaults {
+        model_type: "gemma2",
+        context_length: 8192,
+        always_has_head_dim: true,
+        head_dim: Some(256),
+        key_value_heads: Some(4),
+        tied_embeddings: true,
+        ..COMMON
+    },
+    Defaults {
+        model_type: "gemma3_text",
+        context_length: 131_072,
+        always_has_head_dim: true,
+        head_dim: Some(256),
+        key_value_heads: Some(4),
+        rope_theta: 1_000_000.0,
+        local_rope_theta: Some(10_000.0),
+        tied_embeddings: true,
+        ..COMMON
+    },
+    Defaults { model_type: "phi3", context_length: 4096, rms_norm_epsilon: 1e-5, ..COMMON },
+    Defaults {
+        model_type: "gpt_oss",
+        context_length: 131_072,
+        always_has_head_dim: true,
+        head_dim: Some(64),
+        key_value_heads: Some(8),
+        rope_theta: 150_000.0,
+        rms_norm_epsilon: 1e-5,
+        ..COMMON
     },
 ];
-
-/// The base of the rotary embedding where none is given.
-const ROPE_THETA_DEFAULT: f64 = 10_000.0;
-/// The epsilon of RMS normalisation where none is given.
-const RMS_NORM_EPSILON_DEFAULT: f64 = 1e-6;
 
 /// `config.json`, with accessors that know both layouts and the defaults of the model's class.
 #[derive(Debug, Clone)]
 pub struct Config {
     raw: Value,
+    /// `text_config` of a model that takes images too, laid over the whole file.
+    text: Option<Value>,
     path: PathBuf,
 }
 
@@ -105,9 +149,21 @@ pub enum RopeScaling {
         /// Tokens of context before stretching.
         original_context_length: u64,
     },
+    /// LongRoPE (arXiv 2402.13753): each frequency has divisors of its own, for short and for long texts.
+    LongRope {
+        /// Divisors up to the original context, one for each pair of a head's dimensions.
+        short_factors: Vec<f64>,
+        /// Divisors beyond it.
+        long_factors: Vec<f64>,
+        /// Tokens of context before stretching.
+        original_context_length: u64,
+    },
     /// A kind that this crate does not know, by its name.
     Other(String),
 }
+
+/// The most divisors of a rotary embedding that are read; heads have some hundred dimensions.
+const ROPE_FACTORS_MAX: usize = 4096;
 
 impl Config {
     /// Reads `config.json` in the model folder `dir`.
@@ -128,7 +184,19 @@ impl Config {
         if !raw.is_object() {
             return Err(Error::invalid_model(format!("`{}` is not a JSON object", path.display())));
         }
-        Ok(Self { raw, path: path.to_owned() })
+        let text = raw.get("text_config").and_then(Value::as_object).map(|text| {
+            let mut all = raw.as_object().cloned().unwrap_or_default();
+            all.extend(text.iter().map(|(key, value)| (key.clone(), value.clone())));
+            // The class of the whole is what the file is named for.
+            all.insert("architectures".into(), raw.get("architectures").cloned().unwrap_or_default());
+            Value::Object(all)
+        });
+        Ok(Self { raw, text, path: path.to_owned() })
+    }
+
+    /// The file, with what it says of the language model of several at its top level.
+    fn values(&self) -> &Value {
+        self.text.as_ref().unwrap_or(&self.raw)
     }
 
     /// The file as it is.
@@ -151,7 +219,7 @@ impl Config {
 
     /// `model_type`: `qwen2`; empty if missing.
     pub fn model_type(&self) -> &str {
-        self.raw.get("model_type").and_then(Value::as_str).unwrap_or_default()
+        self.values().get("model_type").and_then(Value::as_str).unwrap_or_default()
     }
 
     /// What the file says the weights are stored as: `bfloat16`. Some files are wrong: the tensors know better.
@@ -184,7 +252,7 @@ impl Config {
         match self.number("num_key_value_heads")? {
             Some(heads) => Ok(heads),
             // `null` means one KV head per query head in every class; a missing key means the class's default.
-            None if self.raw.get("num_key_value_heads").is_some() => self.attention_heads(),
+            None if self.values().get("num_key_value_heads").is_some() => self.attention_heads(),
             None => {
                 self.defaults().and_then(|defaults| defaults.key_value_heads).map_or_else(|| self.attention_heads(), Ok)
             }
@@ -225,27 +293,51 @@ impl Config {
 
     /// Epsilon of RMS normalisation.
     pub fn rms_norm_epsilon(&self) -> f64 {
-        self.present("rms_norm_eps").and_then(Value::as_f64).unwrap_or(RMS_NORM_EPSILON_DEFAULT)
+        let default = self.defaults().map_or(COMMON.rms_norm_epsilon, |defaults| defaults.rms_norm_epsilon);
+        self.float("rms_norm_eps").unwrap_or(default)
     }
 
     /// Whether the output layer shares the embedding's weights.
     pub fn tied_embeddings(&self) -> bool {
-        self.flag("tie_word_embeddings")
+        let stated = self.present("tie_word_embeddings").and_then(Value::as_bool);
+        stated.unwrap_or_else(|| self.defaults().is_some_and(|defaults| defaults.tied_embeddings))
+    }
+
+    /// A number, if it is there.
+    pub fn float(&self, key: &str) -> Option<f64> {
+        self.present(key).and_then(Value::as_f64)
     }
 
     /// A boolean; false if missing.
     pub fn flag(&self, key: &str) -> bool {
-        self.raw.get(key).and_then(Value::as_bool).unwrap_or(false)
+        self.values().get(key).and_then(Value::as_bool).unwrap_or(false)
     }
 
-    /// The rotary embedding, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (4).
+    /// The base frequency of the rotary embedding in layers whose attention slides, where it is another one there.
+    pub fn local_rope_theta(&self) -> Option<f64> {
+        let nested = self.present("rope_parameters").and_then(|all| all.get("sliding_attention"));
+        let nested = nested.and_then(|local| local.get("rope_theta")).and_then(Value::as_f64);
+        nested
+            .or_else(|| self.float("rope_local_base_freq"))
+            .or_else(|| self.defaults().and_then(|defaults| defaults.local_rope_theta))
+    }
+
+    /// The part of a head that is rotated, 1 for all of it.
+    pub fn partial_rotary_factor(&self) -> f64 {
+        let nested = self.present("rope_parameters").and_then(|all| all.get("partial_rotary_factor"));
+        nested.and_then(Value::as_f64).or_else(|| self.float("partial_rotary_factor")).unwrap_or(1.0)
+    }
+
+    /// The rotary embedding, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (4). Where layers
+    /// differ, that of those which see everything.
     pub fn rope(&self) -> Result<Rope> {
         let parameters = self.present("rope_parameters").or_else(|| self.present("rope_scaling"));
+        let parameters = parameters.map(|all| all.get("full_attention").unwrap_or(all));
         let get = |key: &str| parameters.and_then(|parameters| parameters.get(key)).filter(|value| !value.is_null());
         let float = |key: &str| get(key).and_then(Value::as_f64);
         let theta = float("rope_theta")
-            .or_else(|| self.present("rope_theta").and_then(Value::as_f64))
-            .unwrap_or(ROPE_THETA_DEFAULT);
+            .or_else(|| self.float("rope_theta"))
+            .unwrap_or_else(|| self.defaults().map_or(COMMON.rope_theta, |defaults| defaults.rope_theta));
         let context = |key: &str| -> Option<u64> {
             // Some files hold it as 8192.0.
             let value = get(key).or_else(|| self.present(key))?;
@@ -280,6 +372,26 @@ impl Config {
                 high_freq_factor: float("high_freq_factor").unwrap_or(4.0),
                 original_context_length: context("original_max_position_embeddings").unwrap_or(8192),
             },
+            // `su` is what Phi-3 called it first.
+            "longrope" | "su" => {
+                let factors = |key: &str| {
+                    let list = get(key).and_then(Value::as_array).filter(|list| list.len() <= ROPE_FACTORS_MAX);
+                    list.and_then(|list| list.iter().map(Value::as_f64).collect::<Option<Vec<f64>>>()).ok_or_else(|| {
+                        Error::invalid_model(format!(
+                            "`{}` asks for {kind} rope scaling without a list of numbers as `{key}`",
+                            self.path.display()
+                        ))
+                    })
+                };
+                RopeScaling::LongRope {
+                    short_factors: factors("short_factor")?,
+                    long_factors: factors("long_factor")?,
+                    original_context_length: match context("original_max_position_embeddings") {
+                        Some(length) => length,
+                        None => self.context_length()?,
+                    },
+                }
+            }
             other => RopeScaling::Other(other.to_owned()),
         };
         Ok(Rope { theta, scaling })
@@ -290,11 +402,14 @@ impl Config {
     }
 
     fn present(&self, key: &str) -> Option<&Value> {
-        self.raw.get(key).filter(|value| !value.is_null())
+        self.values().get(key).filter(|value| !value.is_null())
     }
 
     /// A positive whole number that fits GGUF's 32 bits, or none if missing.
-    fn number(&self, key: &str) -> Result<Option<u64>> {
+    ///
+    /// # Errors
+    /// `InvalidModel` for anything else.
+    pub fn number(&self, key: &str) -> Result<Option<u64>> {
         let Some(value) = self.present(key) else { return Ok(None) };
         match value.as_u64().filter(|number| (1..=u64::from(u32::MAX)).contains(number)) {
             Some(number) => Ok(Some(number)),
@@ -305,7 +420,11 @@ impl Config {
         }
     }
 
-    fn required(&self, key: &str) -> Result<u64> {
+    /// A positive whole number that fits GGUF's 32 bits.
+    ///
+    /// # Errors
+    /// `InvalidModel` for anything else, or where it is missing.
+    pub fn required(&self, key: &str) -> Result<u64> {
         self.number(key)?.ok_or_else(|| Error::invalid_model(format!("`{}` has no `{key}`", self.path.display())))
     }
 }

@@ -4,17 +4,20 @@
 //! - [`config`]: [`Config`], one view of `config.json` as transformers 4 and 5 write it
 //! - [`tensor`]: [`Tensor`], a tensor that can be read in parts and decoded to `f32`
 //! - [`tokenizer`]: [`TokenizerFiles`], vocabulary, merges, added tokens and chat templates
+//! - [`sentencepiece`]: [`SentencePieceModel`], what `tokenizer.model` holds
 //! - `shard`, `pread`, `json`: safetensors headers, positioned reads, and JSON files with a size cap
 
 pub mod config;
 mod json;
 pub mod model;
 mod pread;
+pub mod sentencepiece;
 mod shard;
 pub mod tensor;
 pub mod tokenizer;
 
 pub use config::{Config, Rope, RopeScaling};
 pub use model::HfModel;
+pub use sentencepiece::{PieceKind, SentencePieceModel};
 pub use tensor::{Dtype, Tensor, decode_f32};
 pub use tokenizer::{AddedToken, ChatTemplate, TokenizerFiles};

@@ -34,7 +34,17 @@ impl HfModel {
     /// `InvalidModel` where files are missing, damaged or cut short (each named); `Unsupported` for checkpoints
     /// that hold pickles or weights that are quantized already.
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self> {
-        Self::open_checked(dir.into(), refuse_quantized)
+        Self::open_checked(dir.into(), |config, dir| refuse_quantized(config, dir, &[]))
+    }
+
+    /// The same for folders whose weights may be quantized by one of `methods` (`quant_method` in config.json), for those
+    /// who know how to read these.
+    ///
+    /// # Errors
+    ///
+    /// As [`HfModel::open`].
+    pub fn open_quantized(dir: impl Into<PathBuf>, methods: &[&str]) -> Result<Self> {
+        Self::open_checked(dir.into(), |config, dir| refuse_quantized(config, dir, methods))
     }
 
     /// The same for folders whose weights may be quantized, for those who know how to read them.
@@ -46,7 +56,7 @@ impl HfModel {
         Self::open_checked(dir.into(), |_, _| Ok(()))
     }
 
-    fn open_checked(dir: PathBuf, check: fn(&Config, &Path) -> Result<()>) -> Result<Self> {
+    fn open_checked(dir: PathBuf, check: impl Fn(&Config, &Path) -> Result<()>) -> Result<Self> {
         if !dir.is_dir() {
             let what = if dir.exists() { "is not a folder" } else { "does not exist" };
             return Err(Error::invalid_model(format!("model folder `{}` {what}", dir.display()))
@@ -275,7 +285,7 @@ fn explain_no_weights(dir: &Path) -> Error {
 }
 
 /// Weights that are quantized already are refused: to quantize them again would lose quality unseen.
-fn refuse_quantized(config: &Config, dir: &Path) -> Result<()> {
+fn refuse_quantized(config: &Config, dir: &Path, allowed: &[&str]) -> Result<()> {
     let present = |key: &str| config.raw().get(key).filter(|value| !value.is_null());
     let (path, method) = if let Some(quantization) = present("quantization") {
         let bits = quantization.get("bits").and_then(Value::as_u64);
@@ -285,6 +295,9 @@ fn refuse_quantized(config: &Config, dir: &Path) -> Result<()> {
             .iter()
             .find_map(|key| quantization.get(key).and_then(Value::as_str))
             .unwrap_or("an unnamed method");
+        if allowed.contains(&method) {
+            return Ok(());
+        }
         (config.path().to_owned(), method.to_owned())
     } else {
         // ModelOpt describes its quantization beside config.json.

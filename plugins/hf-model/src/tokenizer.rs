@@ -1,9 +1,10 @@
-//! The tokenizer's files: `tokenizer.json`, `tokenizer_config.json`, chat templates.
+//! The tokenizer's files: `tokenizer.json`, `tokenizer.model`, `tokenizer_config.json`, chat templates.
 
-use crate::json::{read_json_if_present, read_text_if_present};
+use crate::json::{read_bytes_if_present, read_json_if_present, read_text_if_present};
+use crate::sentencepiece::{MODEL_BYTES_MAX, SentencePieceModel};
 use pajamas_plugin_api::{Error, Result};
-use serde_json::Value;
-use std::collections::BTreeMap;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// What the tokenizer's files say, with both layouts of each made one.
@@ -11,6 +12,10 @@ use std::path::{Path, PathBuf};
 pub struct TokenizerFiles {
     path: PathBuf,
     tokenizer: Value,
+    /// Whether there is a `tokenizer.json`; else `tokenizer` was made from the SentencePiece model.
+    has_json: bool,
+    sentencepiece: Option<SentencePieceModel>,
+    listed_tokens: Vec<(String, u32)>,
     tokenizer_config: Value,
     vocabulary: BTreeMap<u32, String>,
     merges: Vec<(String, String)>,
@@ -43,25 +48,36 @@ pub struct ChatTemplate {
 impl TokenizerFiles {
     /// Reads the files in the model folder `dir`.
     pub fn read(dir: &Path) -> Result<Self> {
-        let path = dir.join("tokenizer.json");
-        let Some(tokenizer) = read_json_if_present(&path)? else {
-            let sentencepiece = dir.join("tokenizer.model").is_file();
-            let error = if sentencepiece {
-                Error::unsupported(format!(
-                    "`{}` has a SentencePiece tokenizer.model but no tokenizer.json",
-                    dir.display()
-                ))
-            } else {
-                Error::invalid_model(format!("`{}` has no tokenizer.json", dir.display()))
-            };
-            return Err(error.with_hint("fetch tokenizer.json, or let transformers write it with save_pretrained"));
-        };
+        let (json_path, model_path) = (dir.join("tokenizer.json"), dir.join("tokenizer.model"));
         let tokenizer_config = read_json_if_present(&dir.join("tokenizer_config.json"))?
             .unwrap_or_else(|| Value::Object(Default::default()));
         let special_tokens_map = read_json_if_present(&dir.join("special_tokens_map.json"))?;
         let tokenizer_config = with_special_tokens(tokenizer_config, special_tokens_map);
         let chat_templates = chat_templates(dir, &tokenizer_config)?;
-        Self::new(&path, tokenizer, tokenizer_config, chat_templates)
+        let sentencepiece = match read_bytes_if_present(&model_path, MODEL_BYTES_MAX)? {
+            // Mistral's tekken.json has been seen under this name.
+            Some(bytes) if !bytes.starts_with(b"{") => Some(SentencePieceModel::parse(&bytes, &model_path)?),
+            _ => None,
+        };
+        let listed_tokens = listed_tokens(&dir.join("added_tokens.json"))?;
+        let mut files = match (read_json_if_present(&json_path)?, &sentencepiece) {
+            (Some(tokenizer), _) => Self::new(&json_path, tokenizer, tokenizer_config, chat_templates)?,
+            (None, Some(model)) => {
+                let tokenizer = with_added_tokens(model.to_tokenizer_json(), &tokenizer_config, &listed_tokens);
+                let files = Self::new(&model_path, tokenizer, tokenizer_config, chat_templates)?;
+                Self { has_json: false, ..files }
+            }
+            (None, None) => {
+                return Err(Error::invalid_model(format!(
+                    "`{}` has no tokenizer.json and no tokenizer.model",
+                    dir.display()
+                ))
+                .with_hint("fetch tokenizer.json, or let transformers write it with save_pretrained"));
+            }
+        };
+        files.sentencepiece = sentencepiece;
+        files.listed_tokens = listed_tokens;
+        Ok(files)
     }
 
     /// The same from what would be in the files; `path` is for error messages.
@@ -78,8 +94,18 @@ impl TokenizerFiles {
         let vocabulary = vocabulary(&tokenizer).ok_or_else(|| malformed("`model.vocab`"))?;
         let merges = merges(&tokenizer).ok_or_else(|| malformed("`model.merges`"))?;
         let added_tokens = added_tokens(&tokenizer, &tokenizer_config).ok_or_else(|| malformed("`added_tokens`"))?;
-        let path = path.to_owned();
-        Ok(Self { path, tokenizer, tokenizer_config, vocabulary, merges, added_tokens, chat_templates })
+        Ok(Self {
+            path: path.to_owned(),
+            tokenizer,
+            has_json: true,
+            sentencepiece: None,
+            listed_tokens: Vec::new(),
+            tokenizer_config,
+            vocabulary,
+            merges,
+            added_tokens,
+            chat_templates,
+        })
     }
 
     /// The tokenizer itself.
@@ -95,7 +121,27 @@ impl TokenizerFiles {
         Ok(tokenizer)
     }
 
-    /// The path of `tokenizer.json`.
+    /// Whether there is a `tokenizer.json`. Without it, everything that it would say was made from `tokenizer.model`.
+    pub fn has_json(&self) -> bool {
+        self.has_json
+    }
+
+    /// `tokenizer.model`, if there is one.
+    pub fn sentencepiece(&self) -> Option<&SentencePieceModel> {
+        self.sentencepiece.as_ref()
+    }
+
+    /// The texts and ids in `added_tokens.json`, which older models have.
+    pub fn listed_tokens(&self) -> &[(String, u32)] {
+        &self.listed_tokens
+    }
+
+    /// The tokens in `added_tokens_decoder` of `tokenizer_config.json`.
+    pub fn configured_tokens(&self) -> Vec<AddedToken> {
+        configured_tokens(&self.tokenizer_config).unwrap_or_default()
+    }
+
+    /// The path of `tokenizer.json`, or of `tokenizer.model` where there is only that.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -206,30 +252,67 @@ fn merges(tokenizer: &Value) -> Option<Vec<(String, String)>> {
     merges.as_array()?.iter().map(pair).collect()
 }
 
+fn added_token(id: u32, entry: &Value) -> Option<AddedToken> {
+    let flag = |key: &str| entry.get(key).and_then(Value::as_bool).unwrap_or(false);
+    let content = entry.get("content")?.as_str()?.to_owned();
+    Some(AddedToken { id, content, special: flag("special"), normalized: flag("normalized") })
+}
+
 fn added_tokens(tokenizer: &Value, tokenizer_config: &Value) -> Option<Vec<AddedToken>> {
-    let token = |id: u32, entry: &Value| -> Option<AddedToken> {
-        let flag = |key: &str| entry.get(key).and_then(Value::as_bool).unwrap_or(false);
-        let content = entry.get("content")?.as_str()?.to_owned();
-        Some(AddedToken { id, content, special: flag("special"), normalized: flag("normalized") })
-    };
     let mut tokens = Vec::new();
     if let Some(entries) = tokenizer.get("added_tokens").filter(|value| !value.is_null()) {
         for entry in entries.as_array()? {
-            tokens.push(token(as_id(entry.get("id")?)?, entry)?);
+            tokens.push(added_token(as_id(entry.get("id")?)?, entry)?);
         }
     }
-    if let Some(decoder) = tokenizer_config.get("added_tokens_decoder").and_then(Value::as_object) {
-        let mut more = Vec::new();
-        for (id, entry) in decoder {
-            let id: u32 = id.parse().ok()?;
-            if !tokens.iter().any(|known| known.id == id) {
-                more.push(token(id, entry)?);
-            }
-        }
-        more.sort_by_key(|token| token.id);
-        tokens.extend(more);
-    }
+    let known: HashSet<u32> = tokens.iter().map(|token| token.id).collect();
+    tokens.extend(configured_tokens(tokenizer_config)?.into_iter().filter(|token| !known.contains(&token.id)));
     Some(tokens)
+}
+
+/// The tokens in `added_tokens_decoder`, by id.
+fn configured_tokens(tokenizer_config: &Value) -> Option<Vec<AddedToken>> {
+    let Some(decoder) = tokenizer_config.get("added_tokens_decoder").and_then(Value::as_object) else {
+        return Some(Vec::new());
+    };
+    let mut tokens =
+        decoder.iter().map(|(id, entry)| added_token(id.parse().ok()?, entry)).collect::<Option<Vec<_>>>()?;
+    tokens.sort_by_key(|token| token.id);
+    Some(tokens)
+}
+
+/// The texts and ids in `added_tokens.json`, by id.
+fn listed_tokens(path: &Path) -> Result<Vec<(String, u32)>> {
+    let Some(file) = read_json_if_present(path)? else { return Ok(Vec::new()) };
+    let malformed = || Error::invalid_model(format!("`{}` is no map from texts to token ids", path.display()));
+    let entries = file.as_object().ok_or_else(malformed)?.iter();
+    let tokens = entries.map(|(text, id)| Ok((text.clone(), as_id(id).ok_or_else(malformed)?)));
+    let mut tokens: Vec<(String, u32)> = tokens.collect::<Result<_>>()?;
+    tokens.sort_by_key(|(_, id)| *id);
+    Ok(tokens)
+}
+
+/// Adds to a tokenizer made from `tokenizer.model` what the other files add to that.
+fn with_added_tokens(mut tokenizer: Value, tokenizer_config: &Value, listed: &[(String, u32)]) -> Value {
+    let configured = configured_tokens(tokenizer_config).unwrap_or_default();
+    let listed = listed.iter().map(|(text, id)| AddedToken {
+        id: *id,
+        content: text.clone(),
+        special: false,
+        normalized: false,
+    });
+    let Some(entries) = tokenizer.get_mut("added_tokens").and_then(Value::as_array_mut) else { return tokenizer };
+    let mut known: HashSet<u64> = entries.iter().filter_map(|entry| entry.get("id")?.as_u64()).collect();
+    for token in configured.into_iter().chain(listed) {
+        if known.insert(token.id.into()) {
+            entries.push(json!({
+                "id": token.id, "content": token.content, "special": token.special, "normalized": token.normalized,
+                "single_word": false, "lstrip": false, "rstrip": false,
+            }));
+        }
+    }
+    entries.sort_by_key(|entry| entry.get("id").and_then(Value::as_u64));
+    tokenizer
 }
 
 /// Fills the roles that `tokenizer_config.json` leaves open from the older `special_tokens_map.json`.
