@@ -3,7 +3,7 @@
 use semver::Version;
 
 /// The version of this plugin API, negotiated between host and plugin. It is apart from their own versions.
-pub const API_VERSION: &str = "1.1.0";
+pub const API_VERSION: &str = "1.2.0";
 
 /// The target triple that this crate, and with it the host or plugin, was built for.
 pub const TARGET: &str = env!("PAJAMAS_TARGET");

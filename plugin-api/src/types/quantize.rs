@@ -27,6 +27,9 @@ pub struct Recipe {
     /// Options it takes.
     #[serde(default)]
     pub options: Vec<OptionSpec>,
+    /// Whether its quantizer honours [`QuantizeJob::dry_run`].
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 fn hugging_face_name() -> String {
@@ -48,6 +51,7 @@ impl Recipe {
             sources: hugging_face(),
             artifact: ArtifactKind::File,
             options: Vec::new(),
+            dry_run: false,
         }
     }
 
@@ -59,6 +63,11 @@ impl Recipe {
     /// The same, with options.
     pub fn with_options(self, options: Vec<OptionSpec>) -> Self {
         Self { options, ..self }
+    }
+
+    /// The same, for a quantizer that honours [`QuantizeJob::dry_run`].
+    pub fn with_dry_run(self) -> Self {
+        Self { dry_run: true, ..self }
     }
 
     /// The same, making a folder.
@@ -95,7 +104,9 @@ pub struct QuantizeJob {
     pub recipe: String,
     /// The file or folder to write; does not exist yet, but its parent does.
     pub output: PathBuf,
-    /// An empty folder for intermediate files, on the same file system as the output.
+    /// An empty folder for intermediate files, on the same file system as the output. What is left in it when the job
+    /// succeeds belongs to the artifact and is put beside it (beside a file only): a file `imatrix.gguf` as
+    /// `NAME.imatrix.gguf`.
     pub scratch_dir: PathBuf,
     /// Threads to compute with; none takes the host's thread budget.
     #[serde(default)]
@@ -107,6 +118,10 @@ pub struct QuantizeJob {
     /// as `pajamas.json`.
     #[serde(default)]
     pub provenance: BTreeMap<String, String>,
+    /// Whether to say what would be made, by [`QuantizeReport::tensors`] and `output_bytes`, and to write nothing. Asked
+    /// for only where [`Recipe::dry_run`] says that it is honoured.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 impl QuantizeJob {
@@ -126,6 +141,7 @@ impl QuantizeJob {
             threads: None,
             options: Options::default(),
             provenance: BTreeMap::new(),
+            dry_run: false,
         }
     }
 }
@@ -150,4 +166,29 @@ pub struct QuantizeReport {
     /// Things a user should know: fallbacks, differences that are known and harmless.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// Tensors that are not stored as the recipe means them to be; in a dry run all of them.
+    #[serde(default)]
+    pub tensors: Vec<TensorReport>,
+}
+
+/// What becomes of a tensor.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct TensorReport {
+    /// Its name in the artifact.
+    pub name: String,
+    /// Its dimensions in the artifact's own order.
+    pub shape: Vec<u64>,
+    /// How the source stores it: `BF16`, …
+    pub source_type: String,
+    /// How the artifact does: `Q4_K`, …
+    pub output_type: String,
+    /// Bytes of it in the artifact.
+    pub output_bytes: u64,
+    /// What was meant for it, where it could not have that; else empty.
+    #[serde(default)]
+    pub fallback_from: String,
+    /// Why not; else empty.
+    #[serde(default)]
+    pub fallback_reason: String,
 }

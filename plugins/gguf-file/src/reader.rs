@@ -15,8 +15,10 @@ pub const TENSOR_COUNT_MAX: u64 = 1 << 20;
 pub const NAME_BYTES_MAX: u64 = 65_535;
 /// The longest string value, in bytes: a chat template has some ten thousand.
 pub const STRING_BYTES_MAX: u64 = 64 << 20;
-/// The most elements of all arrays together: vocabularies have some hundred thousand.
-pub const ARRAY_LENGTH_MAX: u64 = 16 << 20;
+/// The most elements of all arrays together: vocabularies have some hundred thousand. In memory each has 32 bytes.
+pub const ARRAY_LENGTH_MAX: u64 = 8 << 20;
+/// The largest header, in bytes: the largest published ones have some ten million.
+pub const HEADER_BYTES_MAX: u64 = 128 << 20;
 /// How deep arrays may nest.
 pub const ARRAY_DEPTH_MAX: u32 = 4;
 /// The largest alignment of tensor data, in bytes.
@@ -213,6 +215,9 @@ impl<R: Read> Parser<'_, R> {
 
     fn fill(&mut self, buffer: &mut [u8]) -> Result<()> {
         let needed = self.position.saturating_add(buffer.len() as u64);
+        if needed > HEADER_BYTES_MAX {
+            return Err(self.error(format!("is damaged: its header has more than {HEADER_BYTES_MAX} bytes")));
+        }
         if needed > self.file_bytes {
             let has = self.file_bytes;
             return Err(

@@ -106,6 +106,9 @@ impl FileType {
     /// Matrices in bfloat16.
     pub const BF16: Self = Self { id: 32, name: "BF16" };
 
+    /// Experts in MXFP4.
+    pub const MXFP4_MOE: Self = Self { id: 38, name: "MXFP4_MOE" };
+
     /// Every file type, as in llama.h; those that were removed are left out.
     pub const ALL: &'static [Self] = &[
         Self::F32,
@@ -140,7 +143,7 @@ impl FileType {
         Self::BF16,
         Self { id: 36, name: "TQ1_0" },
         Self { id: 37, name: "TQ2_0" },
-        Self { id: 38, name: "MXFP4_MOE" },
+        Self::MXFP4_MOE,
         Self { id: 39, name: "NVFP4" },
         Self { id: 40, name: "Q1_0" },
         Self { id: 41, name: "Q2_0" },

@@ -3,20 +3,25 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`engine`] | running models |
-//! | [`convert`] | Hugging Face folders to GGUF, without llama.cpp |
-//! | [`quantize`] | GGUF files in full precision to quantized ones |
+//! | [`convert`] | Hugging Face folders to GGUF: what the file will hold |
+//! | [`quantize`] | folders and GGUF files to GGUF files of any type, in one pass |
+//! | `rows`, `blocks`, `transfer` | reading, encoding and writing tensors, for both |
 //!
 //! A plugin for one kind of hardware is a thin cdylib around this crate: it says whether its device is there, and
 //! takes [`capabilities`], [`load`], [`forecast_memory`] and [`GgufQuantizer`] from here.
 
+mod blocks;
 pub mod convert;
 pub mod engine;
 pub mod quantize;
+mod rows;
+mod transfer;
 
 use pajamas_gguf_file as gguf_file;
 
 pub use engine::{GgufModel, cpu_device, forecast_memory, option_specs};
 pub use quantize::GgufQuantizer;
+pub use rows::Arrangement;
 
 use pajamas_plugin_api::{CancelToken, Capabilities, LoadRequest, Model, Progress, Result};
 

@@ -165,6 +165,20 @@ pub enum RopeScaling {
 /// The most divisors of a rotary embedding that are read; heads have some hundred dimensions.
 const ROPE_FACTORS_MAX: usize = 4096;
 
+impl RopeScaling {
+    /// What configurations call it.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::None => "default",
+            Self::Linear { .. } => "linear",
+            Self::Yarn { .. } => "yarn",
+            Self::Llama3 { .. } => "llama3",
+            Self::LongRope { .. } => "longrope",
+            Self::Other(name) => name,
+        }
+    }
+}
+
 impl Config {
     /// Reads `config.json` in the model folder `dir`.
     ///
@@ -265,7 +279,13 @@ impl Config {
             Some(size) => Ok(size),
             None => match self.defaults().and_then(|defaults| defaults.head_dim) {
                 Some(size) => Ok(size),
-                None => Ok(self.hidden_size()? / self.attention_heads()?),
+                None => match (self.hidden_size()?, self.attention_heads()?) {
+                    (width, heads) if width < heads => Err(Error::invalid_model(format!(
+                        "`{}`: {heads} attention heads cannot share a hidden size of {width}",
+                        self.path.display()
+                    ))),
+                    (width, heads) => Ok(width / heads),
+                },
             },
         }
     }
@@ -338,26 +358,37 @@ impl Config {
         let theta = float("rope_theta")
             .or_else(|| self.float("rope_theta"))
             .unwrap_or_else(|| self.defaults().map_or(COMMON.rope_theta, |defaults| defaults.rope_theta));
-        let context = |key: &str| -> Option<u64> {
+        if theta <= 0.0 {
+            return Err(Error::invalid_model(format!(
+                "`{}`: `rope_theta` is {theta}, a positive number was expected",
+                self.path.display()
+            )));
+        }
+        let context = |key: &str| match get(key).or_else(|| self.present(key)) {
+            None => Ok(None),
             // Some files hold it as 8192.0.
-            let value = get(key).or_else(|| self.present(key))?;
-            value.as_u64().or_else(|| value.as_f64().filter(|tokens| *tokens >= 1.0).map(|tokens| tokens as u64))
+            Some(value) => {
+                self.count(key, value, value.as_u64().or_else(|| value.as_f64().map(|tokens| tokens as u64))).map(Some)
+            }
         };
         let kind = get("rope_type").or_else(|| get("type")).and_then(Value::as_str).unwrap_or("default");
-        let factor = |kind: &str| {
-            float("factor").filter(|factor| factor.is_finite() && *factor > 0.0).ok_or_else(|| {
+        // Positions or frequencies are divided by them.
+        let factor_or = |key: &str, default: Option<f64>| {
+            let factor = get(key).map_or(default, Value::as_f64);
+            factor.filter(|factor| *factor > 0.0).ok_or_else(|| {
                 Error::invalid_model(format!(
-                    "`{}` asks for {kind} rope scaling without a positive `factor`",
+                    "`{}` asks for {kind} rope scaling without a positive `{key}`",
                     self.path.display()
                 ))
             })
         };
+        let factor = |key: &str| factor_or(key, None);
         let scaling = match kind {
             "default" => RopeScaling::None,
-            "linear" => RopeScaling::Linear { factor: factor(kind)? },
+            "linear" => RopeScaling::Linear { factor: factor("factor")? },
             "yarn" => RopeScaling::Yarn {
-                factor: factor(kind)?,
-                original_context_length: match context("original_max_position_embeddings") {
+                factor: factor("factor")?,
+                original_context_length: match context("original_max_position_embeddings")? {
                     Some(length) => length,
                     None => self.context_length()?,
                 },
@@ -367,18 +398,19 @@ impl Config {
                 beta_slow: float("beta_slow"),
             },
             "llama3" => RopeScaling::Llama3 {
-                factor: float("factor").unwrap_or(8.0),
-                low_freq_factor: float("low_freq_factor").unwrap_or(1.0),
-                high_freq_factor: float("high_freq_factor").unwrap_or(4.0),
-                original_context_length: context("original_max_position_embeddings").unwrap_or(8192),
+                factor: factor_or("factor", Some(8.0))?,
+                low_freq_factor: factor_or("low_freq_factor", Some(1.0))?,
+                high_freq_factor: factor_or("high_freq_factor", Some(4.0))?,
+                original_context_length: context("original_max_position_embeddings")?.unwrap_or(8192),
             },
             // `su` is what Phi-3 called it first.
             "longrope" | "su" => {
                 let factors = |key: &str| {
                     let list = get(key).and_then(Value::as_array).filter(|list| list.len() <= ROPE_FACTORS_MAX);
-                    list.and_then(|list| list.iter().map(Value::as_f64).collect::<Option<Vec<f64>>>()).ok_or_else(|| {
+                    let positive = |factor: &Value| factor.as_f64().filter(|factor| *factor > 0.0);
+                    list.and_then(|list| list.iter().map(positive).collect::<Option<Vec<f64>>>()).ok_or_else(|| {
                         Error::invalid_model(format!(
-                            "`{}` asks for {kind} rope scaling without a list of numbers as `{key}`",
+                            "`{}` asks for {kind} rope scaling without a list of positive numbers as `{key}`",
                             self.path.display()
                         ))
                     })
@@ -386,7 +418,7 @@ impl Config {
                 RopeScaling::LongRope {
                     short_factors: factors("short_factor")?,
                     long_factors: factors("long_factor")?,
-                    original_context_length: match context("original_max_position_embeddings") {
+                    original_context_length: match context("original_max_position_embeddings")? {
                         Some(length) => length,
                         None => self.context_length()?,
                     },
@@ -410,14 +442,17 @@ impl Config {
     /// # Errors
     /// `InvalidModel` for anything else.
     pub fn number(&self, key: &str) -> Result<Option<u64>> {
-        let Some(value) = self.present(key) else { return Ok(None) };
-        match value.as_u64().filter(|number| (1..=u64::from(u32::MAX)).contains(number)) {
-            Some(number) => Ok(Some(number)),
-            None => Err(Error::invalid_model(format!(
+        self.present(key).map(|value| self.count(key, value, value.as_u64())).transpose()
+    }
+
+    /// `number`, which was read from `value`, if it is positive and fits 32 bits.
+    fn count(&self, key: &str, value: &Value, number: Option<u64>) -> Result<u64> {
+        number.filter(|number| (1..=u64::from(u32::MAX)).contains(number)).ok_or_else(|| {
+            Error::invalid_model(format!(
                 "`{}`: `{key}` is {value}, a positive whole number was expected",
                 self.path.display()
-            ))),
-        }
+            ))
+        })
     }
 
     /// A positive whole number that fits GGUF's 32 bits.

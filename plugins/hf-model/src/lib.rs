@@ -18,6 +18,7 @@ pub mod tokenizer;
 
 pub use config::{Config, Rope, RopeScaling};
 pub use model::HfModel;
+pub use pread::read_exact_at;
 pub use sentencepiece::{PieceKind, SentencePieceModel};
 pub use tensor::{Dtype, Tensor, decode_f32};
 pub use tokenizer::{AddedToken, ChatTemplate, TokenizerFiles};

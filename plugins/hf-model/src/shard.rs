@@ -1,11 +1,14 @@
 //! Reads the header of one safetensors file and checks it against the file's real size.
 
+use crate::HfModel;
+use crate::json::check_values;
 use crate::tensor::{Dtype, Tensor, TensorFile};
 use pajamas_plugin_api::{Error, Result};
 use safetensors::tensor::Metadata;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,23 +36,7 @@ pub(crate) fn open_shard(path: &Path) -> Result<Shard> {
     if !info.is_file() {
         return Err(Error::invalid_model(format!("`{}` is not a regular file", path.display())));
     }
-    let (metadata, header_bytes) = read_header(&mut file, path, info.len())?;
-    let data_start = LENGTH_BYTES + header_bytes;
-    let promised = data_start.checked_add(metadata.data_len() as u64).ok_or_else(|| {
-        Error::invalid_model(format!("`{}`: its header promises more bytes than can be counted", path.display()))
-    })?;
-    if promised > info.len() {
-        return Err(truncated(path, promised, info.len()));
-    }
-    if promised < info.len() {
-        return Err(Error::invalid_model(format!(
-            "`{}` has {} bytes after its last tensor: its header promises {promised} bytes, the file has {}",
-            path.display(),
-            info.len() - promised,
-            info.len()
-        ))
-        .with_hint("fetch this file again"));
-    }
+    let (metadata, data_start) = read_header(&mut file, info.len(), path)?;
     let file = Arc::new(TensorFile { path: path.to_owned(), file });
     let mut tensors: Vec<Tensor> = metadata
         .tensors()
@@ -67,13 +54,25 @@ pub(crate) fn open_shard(path: &Path) -> Result<Shard> {
     Ok(Shard { tensors, metadata: metadata.metadata().clone().unwrap_or_default() })
 }
 
-/// Parses the header; the crate's parser checks that tensors are adjacent and as long as their shapes say.
-fn read_header(file: &mut File, path: &Path, file_bytes: u64) -> Result<(Metadata, u64)> {
+impl HfModel {
+    /// The names of a safetensors file's tensors, and where their bytes lie in it, from its header alone, which is checked
+    /// as that of a file in a folder is. `source` holds `file_bytes` bytes; `path` is for error messages.
+    #[doc(hidden)]
+    pub fn safetensors_places(source: impl Read, file_bytes: u64, path: &Path) -> Result<Vec<(String, Range<u64>)>> {
+        let (metadata, data_start) = read_header(source, file_bytes, path)?;
+        let place = |(start, end): (usize, usize)| data_start + start as u64..data_start + end as u64;
+        Ok(metadata.tensors().into_iter().map(|(name, info)| (name, place(info.data_offsets))).collect())
+    }
+}
+
+/// Reads the header from `source`, which holds `file_bytes` bytes, and gives it with the position where data begins.
+/// The crate's parser checks that tensors are adjacent and as long as their shapes say; then they must fill the file.
+fn read_header(mut source: impl Read, file_bytes: u64, path: &Path) -> Result<(Metadata, u64)> {
     let mut length = [0; LENGTH_BYTES as usize];
     if file_bytes < LENGTH_BYTES {
         return Err(truncated(path, LENGTH_BYTES, file_bytes));
     }
-    file.read_exact(&mut length).map_err(|error| Error::io("reading", path, &error))?;
+    source.read_exact(&mut length).map_err(|error| Error::io("reading", path, &error))?;
     let header_bytes = u64::from_le_bytes(length);
     if header_bytes > HEADER_BYTES_MAX {
         return Err(Error::invalid_model(format!(
@@ -86,12 +85,28 @@ fn read_header(file: &mut File, path: &Path, file_bytes: u64) -> Result<(Metadat
         return Err(truncated(path, LENGTH_BYTES + header_bytes, file_bytes));
     }
     let mut header = vec![0; header_bytes as usize];
-    file.read_exact(&mut header).map_err(|error| Error::io("reading", path, &error))?;
-    let metadata = serde_json::from_slice(&header).map_err(|error| {
+    source.read_exact(&mut header).map_err(|error| Error::io("reading", path, &error))?;
+    check_values(&header, path)?;
+    let metadata: Metadata = serde_json::from_slice(&header).map_err(|error| {
         Error::invalid_model(format!("the safetensors header of `{}` is damaged: {error}", path.display()))
             .with_hint("fetch this file again")
     })?;
-    Ok((metadata, header_bytes))
+    let data_start = LENGTH_BYTES + header_bytes;
+    let promised = data_start.checked_add(metadata.data_len() as u64).ok_or_else(|| {
+        Error::invalid_model(format!("`{}`: its header promises more bytes than can be counted", path.display()))
+    })?;
+    if promised > file_bytes {
+        return Err(truncated(path, promised, file_bytes));
+    }
+    if promised < file_bytes {
+        return Err(Error::invalid_model(format!(
+            "`{}` has {} bytes after its last tensor: its header promises {promised} bytes, the file has {file_bytes}",
+            path.display(),
+            file_bytes - promised
+        ))
+        .with_hint("fetch this file again"));
+    }
+    Ok((metadata, data_start))
 }
 
 fn truncated(path: &Path, promised: u64, actual: u64) -> Error {

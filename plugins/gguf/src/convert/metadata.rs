@@ -24,21 +24,43 @@ const SAMPLING: [(&str, &str, bool); 10] = [
     ("mirostat_eta", "mirostat_eta", false),
 ];
 
-/// Everything but the tokenizer. `parameters` counts the elements of all tensors.
+/// How many elements all tensors have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Parameters {
+    pub(super) total: u64,
+    /// Those of one expert of each layer.
+    pub(super) one_expert: u64,
+    /// Those that belong to no expert.
+    pub(super) shared: u64,
+    /// Experts of a layer; none without.
+    pub(super) experts: u64,
+}
+
+impl Parameters {
+    /// `7.6B`, or `8x7.2B` for eight experts.
+    fn size_label(self) -> String {
+        match self.experts {
+            0 => naming::size_label(self.total),
+            experts => format!("{experts}x{}", naming::size_label(self.shared + self.one_expert)),
+        }
+    }
+}
+
+/// Everything but the tokenizer.
 pub(super) fn metadata(
     source: &HfModel,
     family: &dyn Family,
     file_type: FileType,
-    parameters: u64,
+    parameters: Parameters,
     notes: &mut Vec<String>,
 ) -> Result<Metadata> {
     let mut metadata = Metadata::default();
     metadata.set("general.architecture", family.gguf_architecture());
+    family.add_leading_metadata(source.config(), &mut metadata)?;
     metadata.set("general.type", "model");
     add_sampling(source, &mut metadata);
     add_names(source, parameters, &mut metadata);
-    add_hyper_parameters(source.config(), family.gguf_architecture(), &mut metadata, notes)?;
-    metadata.set("general.file_type", file_type.id);
+    family.add_hyper_parameters(source.config(), file_type.id, &mut metadata, notes)?;
     family.add_metadata(source.config(), &mut metadata)?;
     metadata.set("general.quantization_version", QUANTIZATION_VERSION);
     notes.extend(family.notes(source.config()));
@@ -55,8 +77,8 @@ fn add_sampling(source: &HfModel, metadata: &mut Metadata) {
 }
 
 /// The name comes from the source alone: a user's name for the file never becomes the model's.
-fn add_names(source: &HfModel, parameters: u64, metadata: &mut Metadata) {
-    let folder = naming::parse(&source.model_id(), parameters);
+fn add_names(source: &HfModel, parameters: Parameters, metadata: &mut Metadata) {
+    let folder = naming::parse(&source.model_id(), parameters.total);
     // transformers leaves the id it loaded from; a path there says nothing about the model.
     let stated = source
         .config()
@@ -64,7 +86,7 @@ fn add_names(source: &HfModel, parameters: u64, metadata: &mut Metadata) {
         .get("_name_or_path")
         .and_then(Json::as_str)
         .filter(|name| !name.is_empty() && name.matches('/').count() <= 1)
-        .map(|name| naming::parse(name, parameters))
+        .map(|name| naming::parse(name, parameters.total))
         .unwrap_or_default();
     let name = stated.name.or(folder.name).unwrap_or_default();
     let title = naming::title(&name);
@@ -79,12 +101,14 @@ fn add_names(source: &HfModel, parameters: u64, metadata: &mut Metadata) {
     set("finetune", stated.finetune.or(folder.finetune));
     set("basename", stated.basename.or(folder.basename));
     let size_label = stated.size_label.or(folder.size_label);
-    set("size_label", size_label.or_else(|| Some(naming::size_label(parameters))));
+    set("size_label", size_label.or_else(|| Some(parameters.size_label())));
 }
 
-fn add_hyper_parameters(
+/// The hyper-parameters that most architectures have. `experts` are those of a layer and those of a token.
+pub(super) fn add_hyper_parameters(
     config: &Config,
     architecture: &str,
+    experts: Option<(u64, u64)>,
     metadata: &mut Metadata,
     notes: &mut Vec<String>,
 ) -> Result<()> {
@@ -102,7 +126,14 @@ fn add_hyper_parameters(
         metadata.set(key(name), count as u32);
     }
     add_rope(config, architecture, metadata, notes)?;
+    if let Some(theta) = config.local_rope_theta() {
+        metadata.set(key("rope.freq_base_swa"), theta as f32);
+    }
     metadata.set(key("attention.layer_norm_rms_epsilon"), config.rms_norm_epsilon() as f32);
+    if let Some((count, used)) = experts {
+        metadata.set(key("expert_count"), count as u32);
+        metadata.set(key("expert_used_count"), used as u32);
+    }
     if config.has_head_dim() {
         let head_dim = config.head_dim()? as u32;
         metadata.set(key("attention.key_length"), head_dim);
@@ -147,18 +178,18 @@ fn add_rope(config: &Config, architecture: &str, metadata: &mut Metadata, notes:
         RopeScaling::Other(kind) if kind == "dynamic" => {
             notes.push("dynamic rope scaling is left out: beyond the trained context, answers differ".into());
         }
-        RopeScaling::Llama3 { .. } => return Err(unknown_scaling(config, "llama3", architecture)),
-        RopeScaling::Other(kind) => return Err(unknown_scaling(config, kind, architecture)),
+        other => return Err(unknown_scaling(config, other.name(), architecture)),
     }
     metadata.set(key("freq_base"), rope.theta as f32);
     Ok(())
 }
 
-fn unknown_scaling(config: &Config, kind: &str, architecture: &str) -> Error {
+/// The error for a rope scaling that llama.cpp does not know for `architecture`.
+pub(super) fn unknown_scaling(config: &Config, kind: &str, architecture: &str) -> Error {
     Error::unsupported(format!(
         "`{}` asks for rope scaling `{}`, which cannot be converted for {architecture}",
         config.path().display(),
         kind.escape_debug()
     ))
-    .with_hint("linear and yarn can be converted, and llama3 for Llama models")
+    .with_hint("linear and yarn can be converted, llama3 for Llama models, and longrope for Phi-3")
 }

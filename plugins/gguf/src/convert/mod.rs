@@ -1,21 +1,21 @@
 //! Converts a Hugging Face folder to GGUF in full or half precision, byte for byte as llama.cpp's converter does.
 //!
 //! The stages, one file each: [`families`] says what an architecture's tensors are called, `plan` matches them with
-//! what the folder holds, `metadata` and `vocabulary` fill the header (with `naming` and `pre_tokenizer`),
-//! `transfer` streams the data. [`verify_tokenizer`] compares tokenizers afterwards. `view` is the file without a file:
-//! the same bytes, made when they are asked for.
+//! what the folder holds, `metadata` and `vocabulary` fill the header (with `naming` and `pre_tokenizer`). What is planned
+//! is a header and, for each tensor, its rows: `transfer` writes them, as they are or quantized. [`verify_tokenizer`]
+//! compares tokenizers afterwards. `view` is the file without a file: the same bytes, made when they are asked for.
 
 pub mod families;
 mod metadata;
 mod naming;
 mod plan;
 mod pre_tokenizer;
-mod transfer;
 pub mod verify_tokenizer;
 mod view;
 mod vocabulary;
 
-use crate::gguf_file::{FileType, GgmlType, GgufWriter, Metadata};
+use crate::gguf_file::{FileType, GgmlType, Header, Metadata, TensorSpec};
+use crate::transfer::{self, Target};
 use families::Family;
 use pajamas_hf_model::{Dtype, HfModel};
 use pajamas_plugin_api::{CancelToken, Error, Progress, Result};
@@ -23,7 +23,11 @@ use plan::Plan;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+pub(crate) use plan::PlannedTensor;
 pub(crate) use view::View;
+
+/// How `quant_method` in config.json calls weights that are quantized and can be converted all the same, their bits kept.
+pub(crate) const KEPT_QUANTIZATIONS: [&str; 1] = ["mxfp4"];
 
 /// What matrices are stored as. Vectors and norms are F32 always.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,8 +81,8 @@ impl FloatType {
 
 /// Converts `source` to the GGUF file `output`, which is replaced if it exists and removed again on failure.
 ///
-/// `provenance` is stored as text; its keys must begin with `pajamas.` or `general.source.`. One chunk of a tensor is
-/// held in memory at a time, and `cancel` is polled for each.
+/// `provenance` is stored as text; its keys must begin with `pajamas.` or `general.source.`. A piece of a tensor for each
+/// thread is held in memory at a time, and `cancel` is polled for each.
 ///
 /// # Errors
 ///
@@ -89,18 +93,19 @@ pub fn convert(
     output: &Path,
     target: FloatType,
     provenance: &BTreeMap<String, String>,
+    threads: u32,
     progress: &Progress,
     cancel: &CancelToken,
 ) -> Result<ConvertReport> {
-    let conversion = Conversion::plan(source, target, provenance)?;
+    let conversion = Conversion::plan(source, target, None, provenance)?;
     cancel.check()?;
-    let output_bytes = conversion.write(output, progress, cancel).inspect_err(|_| {
+    let output_bytes = conversion.write(output, threads, progress, cancel).inspect_err(|_| {
         // What is left is useless; that it cannot be removed either would hide the cause.
         let _ = std::fs::remove_file(output);
     })?;
     Ok(ConvertReport {
-        architecture: conversion.family.gguf_architecture().into(),
-        source_precision: conversion.source_type.file_type().name.into(),
+        architecture: conversion.architecture().into(),
+        source_precision: conversion.source_precision().into(),
         source_bytes: source.size_bytes(),
         float_type: conversion.float_type,
         output_bytes,
@@ -121,11 +126,17 @@ pub(crate) struct Conversion<'a> {
 }
 
 impl<'a> Conversion<'a> {
-    /// Plans the conversion of `source`: reads its configuration, its tokenizer and its tensors' headers.
+    /// Plans the conversion of `source`: reads its configuration, its tokenizer and its tensors' headers. `pre_tokenizer`
+    /// is llama.cpp's name of it, where the user knows better.
     ///
     /// # Errors
     /// Those of [`convert`], but for `Cancelled`.
-    pub(crate) fn plan(source: &'a HfModel, target: FloatType, provenance: &BTreeMap<String, String>) -> Result<Self> {
+    pub(crate) fn plan(
+        source: &'a HfModel,
+        target: FloatType,
+        pre_tokenizer: Option<&str>,
+        provenance: &BTreeMap<String, String>,
+    ) -> Result<Self> {
         check_provenance(provenance)?;
         let family = families::find(source.config())?;
         let source_type = source_type(source)?;
@@ -135,12 +146,24 @@ impl<'a> Conversion<'a> {
         };
         let mut notes = Vec::new();
         let plan = plan::plan(source, family, float_type.ggml_type(), &mut notes)?;
-        let mut metadata = metadata::metadata(source, family, float_type.file_type(), plan.parameters(), &mut notes)?;
-        vocabulary::add(source, family, &mut metadata, &mut notes)?;
+        let keeps_blocks = plan.tensors.iter().any(|tensor| tensor.spec.ggml_type == GgmlType::MXFP4);
+        let file_type = if keeps_blocks { FileType::MXFP4_MOE } else { float_type.file_type() };
+        let mut metadata = metadata::metadata(source, family, file_type, plan.parameters(), &mut notes)?;
+        vocabulary::add(source, family, pre_tokenizer, &mut metadata, &mut notes)?;
         for (key, value) in provenance {
             metadata.set(key.as_str(), value.as_str());
         }
         Ok(Self { family, source_type, float_type, plan, metadata, notes })
+    }
+
+    /// llama.cpp's name of the architecture.
+    pub(crate) fn architecture(&self) -> &'static str {
+        self.family.gguf_architecture()
+    }
+
+    /// What the source's first matrix is stored as: `BF16`.
+    pub(crate) fn source_precision(&self) -> &'static str {
+        self.source_type.file_type().name
     }
 
     /// Things a user should know.
@@ -148,25 +171,45 @@ impl<'a> Conversion<'a> {
         &self.notes
     }
 
-    fn write(&self, output: &Path, progress: &Progress, cancel: &CancelToken) -> Result<u64> {
-        let mut writer = GgufWriter::create(output, &self.metadata, &self.plan.specs())?;
-        transfer::transfer(&self.plan, &mut writer, progress, cancel)?;
-        writer.finish()
+    /// The file's metadata.
+    pub(crate) fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// The file's tensors, in its order.
+    pub(crate) fn tensors(&self) -> &[PlannedTensor<'a>] {
+        &self.plan.tensors
+    }
+
+    fn header(&self) -> Result<Header> {
+        let specs: Vec<TensorSpec> = self.plan.tensors.iter().map(|tensor| tensor.spec.clone()).collect();
+        Header::new(&self.metadata, &specs)
+    }
+
+    fn targets(&self) -> Vec<Target<'_>> {
+        let tensors = self.plan.tensors.iter();
+        tensors.map(|tensor| Target { spec: tensor.spec.clone(), rows: &tensor.rows, importance: None }).collect()
+    }
+
+    fn write(&self, output: &Path, threads: u32, progress: &Progress, cancel: &CancelToken) -> Result<u64> {
+        transfer::write(output, &self.metadata, &self.targets(), threads, "converting", progress, cancel)
     }
 }
 
 /// The type of the first tensor with two dimensions: `config.json` is wrong about it in some fine-tunes.
 fn source_type(source: &HfModel) -> Result<FloatType> {
-    let matrix = source
-        .tensors()
-        .iter()
-        .find(|tensor| tensor.shape().len() >= 2)
+    let is_float = |tensor: &&pajamas_hf_model::Tensor| tensor.dtype().size_bytes().is_some();
+    let matrices = || source.tensors().iter().filter(|tensor| tensor.shape().len() >= 2);
+    // Codes of quantized matrices say nothing of the others; without any others, they are the reason to refuse.
+    let matrix = matrices()
+        .find(is_float)
+        .or_else(|| matrices().next())
         .ok_or_else(|| Error::invalid_model(format!("`{}` holds no matrix", source.dir().display())))?;
     match matrix.dtype() {
         Dtype::F32 => Ok(FloatType::F32),
         Dtype::F16 => Ok(FloatType::F16),
         Dtype::Bf16 => Ok(FloatType::Bf16),
-        Dtype::Other(_) => Err(plan::unreadable(matrix)),
+        Dtype::Other(_) => Err(crate::rows::unreadable(matrix)),
     }
 }
 

@@ -1,38 +1,38 @@
 //! The GGUF file that a conversion would write, read in parts without being written.
 
 use super::Conversion;
-use super::transfer::Chunks;
 use crate::gguf_file::{Header, TensorPlace};
+use crate::transfer::{self, Target};
 use pajamas_plugin_api::{CancelToken, Result};
 
-/// Bytes of the source that a chunk is made from, unless one head has more. Small, because C's streams read a little
-/// before every position that they are sent to.
-const CHUNK_BYTES: u64 = 256 << 10;
+/// Elements of a piece, unless more belong together. Few, because C's streams read a little before every position that
+/// they are sent to.
+const PIECE_ELEMENTS: u64 = 128 << 10;
 
-/// The bytes of a file that does not exist. They are the same as those of [`convert`](super::convert)'s output; a chunk
+/// The bytes of a file that does not exist. They are the same as those of [`convert`](super::convert)'s output; a piece
 /// of a tensor is made when a byte of it is asked for, and kept until another one is.
 pub(crate) struct View<'a> {
-    conversion: &'a Conversion<'a>,
+    targets: Vec<Target<'a>>,
     header: Header,
     cancel: &'a CancelToken,
     made: Option<Made>,
 }
 
-/// The chunk made last.
+/// The piece made last.
 struct Made {
     tensor: usize,
-    index: u64,
+    first_row: u64,
     bytes: Vec<u8>,
 }
 
 impl<'a> View<'a> {
-    /// A view of what `conversion` would write; `cancel` is polled for every chunk.
+    /// A view of what `conversion` would write; `cancel` is polled for every piece.
     ///
     /// # Errors
     /// `InvalidRequest` for tensors that no file can hold.
     pub(crate) fn new(conversion: &'a Conversion<'a>, cancel: &'a CancelToken) -> Result<Self> {
-        let header = Header::new(&conversion.metadata, &conversion.plan.specs())?;
-        Ok(Self { conversion, header, cancel, made: None })
+        let header = conversion.header()?;
+        Ok(Self { targets: conversion.targets(), header, cancel, made: None })
     }
 
     /// Bytes of the whole file.
@@ -67,16 +67,19 @@ impl<'a> View<'a> {
     }
 
     fn read_tensor(&mut self, tensor: usize, position: u64, buffer: &mut [u8]) -> Result<usize> {
-        let chunks = Chunks::new(&self.conversion.plan.tensors[tensor], CHUNK_BYTES)?;
-        let (index, start) = chunks.locate(position);
+        let target = &self.targets[tensor];
+        let piece_rows = transfer::piece_rows(target.rows, PIECE_ELEMENTS);
+        let first_row = position / target.row_bytes().max(1) / piece_rows * piece_rows;
         let made = match self.made.take() {
-            Some(made) if (made.tensor, made.index) == (tensor, index) => made,
-            // The old chunk is gone by now, so that there are never two.
+            Some(made) if (made.tensor, made.first_row) == (tensor, first_row) => made,
+            // The old piece is gone by now, so that there are never two.
             _ => {
                 self.cancel.check()?;
-                Made { tensor, index, bytes: chunks.read(index)? }
+                let rows = first_row..(first_row + piece_rows).min(target.rows.count());
+                Made { tensor, first_row, bytes: transfer::make(target, rows)? }
             }
         };
+        let start = first_row * target.row_bytes();
         let count = copy(made.bytes.get((position - start) as usize..).unwrap_or_default(), buffer);
         self.made = Some(made);
         Ok(count)

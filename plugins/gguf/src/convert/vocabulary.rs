@@ -1,28 +1,34 @@
-//! The header's `tokenizer.*` keys: tokens and their types, merges, special tokens, chat templates.
+//! The header's `tokenizer.*` keys: tokens and their types, merges or scores, special tokens, chat templates.
 
-use super::families::Family;
+use super::families::{Family, SpacePrefix};
 use super::pre_tokenizer;
-use crate::gguf_file::{Metadata, Value};
-use pajamas_hf_model::{AddedToken, HfModel, TokenizerFiles};
+use crate::gguf_file::{Metadata, Value, ValueType};
+use pajamas_hf_model::{AddedToken, HfModel, PieceKind, SentencePieceModel, TokenizerFiles};
 use pajamas_plugin_api::{Error, Result};
 use serde_json::Value as Json;
 use std::collections::HashMap;
 
-/// llama.cpp's token types that a byte-level BPE vocabulary has.
+/// llama.cpp's token types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
 enum TokenType {
     Normal = 1,
+    Unknown = 2,
     Control = 3,
     UserDefined = 4,
     Unused = 5,
+    Byte = 6,
 }
 
 /// The largest vocabulary that is written; published ones have some hundred thousand tokens.
 const VOCABULARY_MAX: u64 = 16 << 20;
 
+/// The score of a token that was added to a SentencePiece vocabulary, and of one that is not there.
+const ADDED_SCORE: f32 = -1000.0;
+const UNUSED_SCORE: f32 = -10_000.0;
+
 /// Roles in the order in which they are written, and their keys. `cls` has none, but stands in for `bos`.
-const ROLES: [(&str, &str); 6] = [
+const ROLES: [(&str, &str); 8] = [
     ("bos", "bos_token_id"),
     ("eos", "eos_token_id"),
     ("unk", "unknown_token_id"),
@@ -30,33 +36,46 @@ const ROLES: [(&str, &str); 6] = [
     ("sep", "seperator_token_id"),
     ("pad", "padding_token_id"),
     ("mask", "mask_token_id"),
+    // These two only where a template ends a text with another token than the configuration does.
+    ("eot", "eot_token_id"),
+    ("eom", "eom_token_id"),
 ];
 
-/// Adds the tokenizer of `source`.
+/// CodeLlama's vocabulary, and the ids of the tokens that its infilling needs.
+const CODE_LLAMA_VOCABULARY: u64 = 32_016;
+const CODE_LLAMA_TOKENS: [(&str, u32); 4] = [
+    ("tokenizer.ggml.prefix_token_id", 32_007),
+    ("tokenizer.ggml.suffix_token_id", 32_008),
+    ("tokenizer.ggml.middle_token_id", 32_009),
+    ("tokenizer.ggml.eot_token_id", 32_010),
+];
+
+/// Granite's small code models, which llama.cpp's converter knows by the size of their vocabulary.
+const GRANITE_VOCABULARY: u64 = 49_152;
+
+/// Adds the tokenizer of `source`. `pre_tokenizer` is llama.cpp's name of it, where the user knows better.
 pub(super) fn add(
     source: &HfModel,
     family: &dyn Family,
+    pre_tokenizer: Option<&str>,
     metadata: &mut Metadata,
     notes: &mut Vec<String>,
 ) -> Result<()> {
     let tokenizer = source.tokenizer()?;
-    refuse_other_models(&tokenizer)?;
-    if family.says_space_prefix()
-        && let Some(prefix) = tokenizer.setting("add_prefix_space").and_then(Json::as_bool)
-    {
-        metadata.set("tokenizer.ggml.add_space_prefix", prefix);
+    let size = source.config().vocabulary_size()?;
+    if size > VOCABULARY_MAX {
+        return Err(Error::invalid_model(format!(
+            "a vocabulary of {size} tokens was claimed, at most {VOCABULARY_MAX} are allowed"
+        )));
     }
-    metadata.set("tokenizer.ggml.model", "gpt2");
-    metadata.set("tokenizer.ggml.pre", pre_tokenizer::recognize(&tokenizer)?);
-    let (tokens, types) = tokens(&tokenizer, source.config().vocabulary_size()?)?;
-    metadata.set("tokenizer.ggml.tokens", Value::strings(tokens));
-    metadata.set("tokenizer.ggml.token_type", Value::i32s(types.into_iter().map(|token_type| token_type as i32)));
-    // A space inside a token is written as the byte-level alphabet writes it, since one space separates the two.
-    let escape = |part: &str| part.replace(' ', "\u{120}");
-    let merges = tokenizer.merges().iter().map(|(left, right)| format!("{} {}", escape(left), escape(right)));
-    metadata.set("tokenizer.ggml.merges", Value::strings(merges));
-
-    let special = SpecialTokens::read(&tokenizer, source.config().raw());
+    let prefix = family.space_prefix();
+    if prefix == SpacePrefix::Configured
+        && let Some(adds) = tokenizer.setting("add_prefix_space").and_then(Json::as_bool)
+    {
+        metadata.set("tokenizer.ggml.add_space_prefix", adds);
+    }
+    let is_sentencepiece = add_tokens(&tokenizer, family, pre_tokenizer, size, metadata)?;
+    let special = SpecialTokens::read(&tokenizer, source.config().raw(), is_sentencepiece.then_some(size));
     for (key, id) in &special.ids {
         metadata.set(format!("tokenizer.ggml.{key}"), *id);
     }
@@ -64,6 +83,18 @@ pub(super) fn add(
         metadata.set(format!("tokenizer.ggml.add_{role}_token"), *adds);
     }
     add_chat_templates(&tokenizer, metadata);
+    match (prefix, is_sentencepiece) {
+        (SpacePrefix::Never, true) => metadata.set("tokenizer.ggml.add_space_prefix", false),
+        (SpacePrefix::Configured, _) if size == CODE_LLAMA_VOCABULARY => {
+            for (key, id) in CODE_LLAMA_TOKENS {
+                metadata.set(key, id);
+            }
+        }
+        (SpacePrefix::Configured, _) if size == GRANITE_VOCABULARY => {
+            metadata.set("tokenizer.ggml.add_bos_token", false);
+        }
+        _ => {}
+    }
     if normalizes_to_nfc(tokenizer.normalizer()) {
         notes.push(
             "the source's tokenizer composes Unicode characters (NFC) and llama.cpp does not: \
@@ -74,38 +105,180 @@ pub(super) fn add(
     Ok(())
 }
 
-fn refuse_other_models(tokenizer: &TokenizerFiles) -> Result<()> {
+/// A vocabulary as the file has it.
+#[derive(Default)]
+struct Tokens {
+    texts: Vec<String>,
+    scores: Vec<f32>,
+    types: Vec<TokenType>,
+}
+
+/// Adds the tokens; true where they are a SentencePiece vocabulary.
+fn add_tokens(
+    tokenizer: &TokenizerFiles,
+    family: &dyn Family,
+    pre_tokenizer: Option<&str>,
+    size: u64,
+    metadata: &mut Metadata,
+) -> Result<bool> {
+    let sentencepiece = tokenizer.sentencepiece().filter(|_| family.reads_sentencepiece());
+    let tokens = if let Some(model) = sentencepiece {
+        Some(sentencepiece_tokens(tokenizer, model, family.mends_added_tokens(), size))
+    } else if tokenizer.model_type() == "BPE" && tokenizer.model_flag("byte_fallback") {
+        Some(tokens_with_byte_fallback(tokenizer, size)?)
+    } else {
+        None
+    };
+    let Some(tokens) = tokens else {
+        add_byte_level(tokenizer, pre_tokenizer, size, metadata)?;
+        return Ok(false);
+    };
+    if pre_tokenizer.is_some() {
+        return Err(Error::invalid_request("a SentencePiece tokenizer has no pre-tokenizer to choose")
+            .with_hint("leave `--pre-tokenizer` out"));
+    }
+    metadata.set("tokenizer.ggml.model", "llama");
+    metadata.set("tokenizer.ggml.pre", "default");
+    metadata.set("tokenizer.ggml.tokens", Value::strings(tokens.texts));
+    let scores = tokens.scores.into_iter().map(Value::F32).collect();
+    metadata.set("tokenizer.ggml.scores", Value::Array(ValueType::F32, scores));
+    metadata.set("tokenizer.ggml.token_type", Value::i32s(tokens.types.into_iter().map(|kind| kind as i32)));
+    Ok(true)
+}
+
+fn add_byte_level(
+    tokenizer: &TokenizerFiles,
+    pre_tokenizer: Option<&str>,
+    size: u64,
+    metadata: &mut Metadata,
+) -> Result<()> {
     let path = tokenizer.path().display();
-    let hint = "byte-level BPE tokenizers can be converted; for others, start from a GGUF file made elsewhere";
     if tokenizer.model_type() != "BPE" {
         let kind = tokenizer.model_type().escape_debug();
-        return Err(Error::unsupported(format!("`{path}` holds a {kind} tokenizer")).with_hint(hint));
-    }
-    if tokenizer.model_flag("byte_fallback") {
-        return Err(Error::unsupported(format!("`{path}` holds a SentencePiece tokenizer")).with_hint(hint));
+        return Err(Error::unsupported(format!("`{path}` holds a {kind} tokenizer")).with_hint(
+            "byte-level BPE and SentencePiece's BPE can be converted; for others, start from a GGUF file made elsewhere",
+        ));
     }
     if tokenizer.merges().is_empty() {
         return Err(Error::invalid_model(format!("`{path}` has no merges")));
     }
+    metadata.set("tokenizer.ggml.model", "gpt2");
+    metadata.set("tokenizer.ggml.pre", pre_tokenizer::recognize(tokenizer, pre_tokenizer)?);
+    let (tokens, types) = byte_level_tokens(tokenizer, size)?;
+    metadata.set("tokenizer.ggml.tokens", Value::strings(tokens));
+    metadata.set("tokenizer.ggml.token_type", Value::i32s(types.into_iter().map(|token_type| token_type as i32)));
+    // A space inside a token is written as the byte-level alphabet writes it, since one space separates the two.
+    let escape = |part: &str| part.replace(' ', "\u{120}");
+    let merges = tokenizer.merges().iter().map(|(left, right)| format!("{} {}", escape(left), escape(right)));
+    metadata.set("tokenizer.ggml.merges", Value::strings(merges));
     Ok(())
 }
 
+/// A token for every row of the embedding, from `tokenizer.model` and what other files add to it.
+fn sentencepiece_tokens(tokenizer: &TokenizerFiles, model: &SentencePieceModel, mend: bool, size: u64) -> Tokens {
+    let mut tokens = Tokens::unused(size);
+    for (id, piece) in model.pieces().iter().enumerate() {
+        let kind = match piece.kind {
+            // llama.cpp matches these through the files that also list them.
+            PieceKind::Normal | PieceKind::UserDefined => TokenType::Normal,
+            PieceKind::Unknown => TokenType::Unknown,
+            PieceKind::Control => TokenType::Control,
+            PieceKind::Unused => TokenType::Unused,
+            PieceKind::Byte => TokenType::Byte,
+        };
+        tokens.set(id as u32, piece.text.clone(), piece.score, kind);
+    }
+    for (text, id) in tokenizer.listed_tokens() {
+        tokens.set(*id, text.clone(), ADDED_SCORE, TokenType::UserDefined);
+    }
+    for token in tokenizer.configured_tokens() {
+        tokens.add(&token, mend);
+    }
+    for token in tokenizer.added_tokens().iter().filter(|_| tokenizer.has_json()) {
+        // Where the other files are silent about a token, this one still knows its text.
+        if !mend || tokens.is_unused(token.id) {
+            tokens.add(token, mend);
+        }
+    }
+    tokens
+}
+
+/// A token for every row of the embedding, from a `tokenizer.json` that was made of a SentencePiece vocabulary. The
+/// scores are lost there, but not their order, which the merges have.
+fn tokens_with_byte_fallback(tokenizer: &TokenizerFiles, size: u64) -> Result<Tokens> {
+    check_ids(tokenizer, size)?;
+    let mut order: HashMap<String, usize> = HashMap::new();
+    for (left, right) in tokenizer.merges() {
+        let next = order.len();
+        order.entry(format!("{left}{right}")).or_insert(next);
+    }
+    let mut tokens = Tokens::unused(size);
+    for (id, text) in tokenizer.vocabulary() {
+        let byte = text.len() == 6 && text.starts_with("<0x") && text.ends_with('>');
+        let kind = if byte { TokenType::Byte } else { TokenType::Normal };
+        // What no merge makes is never asked for its score.
+        let score = order.get(text).map_or(ADDED_SCORE, |order| -(*order as f32));
+        tokens.set(*id, text.clone(), score, kind);
+    }
+    let unknown = tokenizer.raw().pointer("/model/unk_token").and_then(Json::as_str);
+    for token in tokenizer.added_tokens() {
+        tokens.add(token, true);
+        if unknown == Some(token.content.as_str()) {
+            tokens.types[token.id as usize] = TokenType::Unknown;
+        }
+    }
+    Ok(tokens)
+}
+
+impl Tokens {
+    fn unused(size: u64) -> Self {
+        Self {
+            texts: (0..size).map(|id| format!("[PAD{id}]")).collect(),
+            scores: vec![UNUSED_SCORE; size as usize],
+            types: vec![TokenType::Unused; size as usize],
+        }
+    }
+
+    fn is_unused(&self, id: u32) -> bool {
+        self.scores.get(id as usize) == Some(&UNUSED_SCORE)
+    }
+
+    /// Sets a token that the embedding has a row for.
+    fn set(&mut self, id: u32, text: String, score: f32, kind: TokenType) {
+        let id = id as usize;
+        if id < self.texts.len() {
+            (self.texts[id], self.scores[id], self.types[id]) = (text, score, kind);
+        }
+    }
+
+    fn add(&mut self, token: &AddedToken, mend: bool) {
+        if token.special || (mend && looks_special(&token.content)) {
+            self.set(token.id, token.content.clone(), ADDED_SCORE, TokenType::Control);
+        } else {
+            let text = if mend { token.content.replace('\u{2581}', " ") } else { token.content.clone() };
+            self.set(token.id, text, ADDED_SCORE, TokenType::UserDefined);
+        }
+    }
+}
+
+/// An error where the tokenizer has tokens that the embedding has no rows for.
+fn check_ids(tokenizer: &TokenizerFiles, size: u64) -> Result<()> {
+    let added = tokenizer.added_tokens().iter().map(|token| &token.id);
+    let largest = tokenizer.vocabulary().keys().chain(added).max().copied().unwrap_or(0);
+    if u64::from(largest) < size {
+        return Ok(());
+    }
+    Err(Error::invalid_model(format!(
+        "`{}` has a token with id {largest}, config.json's vocab_size is {size}",
+        tokenizer.path().display()
+    ))
+    .with_hint("the tokenizer does not belong to this model"))
+}
+
 /// A token for every row of the embedding, and its type.
-fn tokens(tokenizer: &TokenizerFiles, vocabulary_size: u64) -> Result<(Vec<String>, Vec<TokenType>)> {
-    let path = tokenizer.path().display();
-    if vocabulary_size > VOCABULARY_MAX {
-        return Err(Error::invalid_model(format!(
-            "a vocabulary of {vocabulary_size} tokens was claimed, at most {VOCABULARY_MAX} are allowed"
-        )));
-    }
+fn byte_level_tokens(tokenizer: &TokenizerFiles, size: u64) -> Result<(Vec<String>, Vec<TokenType>)> {
+    check_ids(tokenizer, size)?;
     let added: HashMap<u32, &AddedToken> = tokenizer.added_tokens().iter().map(|token| (token.id, token)).collect();
-    let largest = tokenizer.vocabulary().keys().chain(added.keys()).max().copied().unwrap_or(0);
-    if u64::from(largest) >= vocabulary_size {
-        return Err(Error::invalid_model(format!(
-            "`{path}` has a token with id {largest}, config.json's vocab_size is {vocabulary_size}"
-        ))
-        .with_hint("the tokenizer does not belong to this model"));
-    }
     let token = |id: u32| match (added.get(&id), tokenizer.vocabulary().get(&id)) {
         (Some(token), _) if token.special || looks_special(&token.content) => {
             (token.content.clone(), TokenType::Control)
@@ -114,7 +287,7 @@ fn tokens(tokenizer: &TokenizerFiles, vocabulary_size: u64) -> Result<(Vec<Strin
         (None, Some(text)) => (text.clone(), TokenType::Normal),
         (None, None) => (format!("[PAD{id}]"), TokenType::Unused),
     };
-    Ok((0..vocabulary_size as u32).map(token).unzip())
+    Ok((0..size as u32).map(token).unzip())
 }
 
 /// Some models forget to mark control tokens as special.
@@ -134,22 +307,28 @@ struct SpecialTokens {
 }
 
 impl SpecialTokens {
-    fn read(tokenizer: &TokenizerFiles, config: &Json) -> Self {
+    /// Ids outside of a vocabulary of `size` are left out, where it is given.
+    fn read(tokenizer: &TokenizerFiles, config: &Json, size: Option<u64>) -> Self {
         let mut special = Self::default();
+        let inside = |id: &u32| size.is_none_or(|size| u64::from(*id) < size);
         let texts = special.read_post_processor(tokenizer);
         for (role, key) in ROLES {
             if let (true, Some(adds)) = (["bos", "eos", "sep"].contains(&role), tokenizer.adds_token(role)) {
                 // What the post-processor does counts for more than what the configuration says.
                 special.add(role, adds, false);
             }
-            if let Some(id) = texts.of(role).and_then(|text| tokenizer.added_token_id(text)) {
+            // Without tokenizer.json, llama.cpp's converter knows no texts.
+            let text = texts.of(role).filter(|_| tokenizer.has_json());
+            if let Some(id) = text.and_then(|text| tokenizer.added_token_id(text)).filter(inside) {
                 special.ids.push((key, id));
             }
         }
         for (role, key) in ROLES {
-            let id =
-                config.get(format!("{role}_token_id")).and_then(Json::as_u64).and_then(|id| u32::try_from(id).ok());
-            if let (Some(id), false) = (id, special.ids.iter().any(|(known, _)| *known == key)) {
+            let in_text = || config.get("text_config")?.get(format!("{role}_token_id"));
+            let id = config.get(format!("{role}_token_id")).filter(|id| !id.is_null()).or_else(in_text);
+            let id = id.and_then(Json::as_u64).and_then(|id| u32::try_from(id).ok()).filter(inside);
+            let asked = !["eot", "eom"].contains(&role) || texts.others.iter().any(|(known, _)| *known == role);
+            if let (Some(id), false, true) = (id, special.ids.iter().any(|(known, _)| *known == key), asked) {
                 special.ids.push((key, id));
             }
         }
@@ -208,7 +387,12 @@ impl SpecialTokens {
             self.add("bos", is_bos, true);
         }
         if let Some(last) = &last {
-            texts.eos = Some(last.clone());
+            // What ended texts until now goes on ending turns.
+            let before = texts.eos.replace(last.clone()).filter(|before| before != last);
+            if let Some(before) = before {
+                let role = if texts.of("eot").is_none() { "eot" } else { "eom" };
+                texts.others.push((role, before));
+            }
             self.add("eos", true, true);
         }
         // A, separators, B: whether what stands between two texts is the separator.

@@ -35,6 +35,14 @@ pub(super) enum Rows {
     All,
 }
 
+/// What llama.cpp calls for every node of its graph.
+#[derive(Clone, Copy)]
+pub(crate) struct EvalCallback {
+    pub(crate) function: unsafe extern "C" fn(*mut sys::ggml_tensor, bool, *mut c_void) -> bool,
+    /// Valid as long as the engine.
+    pub(crate) data: *mut c_void,
+}
+
 impl Engine {
     /// A context for `context_length` tokens in each of the settings' slots, and what llama.cpp logged about it.
     ///
@@ -45,6 +53,7 @@ impl Engine {
         settings: &Settings,
         context_length: u32,
         vocabulary_size: u32,
+        on_eval: Option<EvalCallback>,
     ) -> Result<(Self, Vec<(LogLevel, String)>)> {
         let kv_bytes = memory::kv_cache_bytes(&model, settings, context_length);
         let out_of_memory = || memory::out_of_memory(kv_bytes, context_length, settings.slots);
@@ -54,6 +63,10 @@ impl Engine {
         let rows_max = parameters.n_outputs_max;
         parameters.abort_callback = Some(on_abort_poll);
         parameters.abort_callback_data = Arc::as_ptr(&abort).cast_mut().cast();
+        if let Some(on_eval) = on_eval {
+            parameters.cb_eval = Some(on_eval.function);
+            parameters.cb_eval_user_data = on_eval.data;
+        }
         // SAFETY: `Engine` drops the context before the abort flag and the model; on errors below, so do the locals'
         // scopes, because the context is the inner one.
         let (context, lines) = unsafe { ContextHandle::new(&model, parameters) };

@@ -80,7 +80,7 @@ impl Engine {
     ///
     /// # Errors
     /// `Cancelled` and those of `decode`.
-    pub(super) fn rows(
+    pub(crate) fn rows(
         &mut self,
         tokens: &[u32],
         first_row: usize,

@@ -4,8 +4,7 @@ use llama_cpp_sys_2 as sys;
 use pajamas_plugin_api::{LogLevel, host};
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char, c_void};
-use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The log target under which the host sees llama.cpp's lines.
 const TARGET: &str = "llama.cpp";
@@ -13,18 +12,7 @@ const TARGET: &str = "llama.cpp";
 /// A line of the log is cut here; llama.cpp prints whole chat templates into single lines.
 const LINE_BYTES_MAX: usize = 64 * 1024;
 
-/// What an observer sees of llama.cpp's log, in order.
-pub(crate) enum LogEvent<'a> {
-    /// A piece of a line, as llama.cpp wrote it: the only sign of work that has begun and not ended.
-    Chunk(&'a str),
-    /// A whole line without its end.
-    Line(LogLevel, &'a str),
-}
-
-/// The panic payload that carries an interruption out through llama.cpp's frames.
-pub(crate) struct Interrupted;
-
-type Observer<'a> = dyn FnMut(LogEvent<'_>) -> ControlFlow<()> + 'a;
+type Observer<'a> = dyn FnMut(LogLevel, &str) + 'a;
 
 thread_local! {
     /// The line being written on this thread: llama.cpp writes lines in pieces, each thread its own.
@@ -35,13 +23,8 @@ thread_local! {
 
 /// Sends llama.cpp's and ggml's log here. Call it once, before anything else of llama.cpp.
 pub(crate) fn install() {
-    type Callback = unsafe extern "C-unwind" fn(sys::ggml_log_level, *const c_char, *mut c_void);
-    type Declared = unsafe extern "C" fn(sys::ggml_log_level, *const c_char, *mut c_void);
-    // SAFETY: the two types differ only in whether an unwind may leave the function. It leaves only below
-    // `observe_interruptible`, whose caller entered llama.cpp by a "C-unwind" declaration.
-    let callback = unsafe { std::mem::transmute::<Callback, Declared>(on_log) };
     // SAFETY: called once, before any other thread can be inside llama.cpp; the callback needs no user data.
-    unsafe { sys::llama_log_set(Some(callback), std::ptr::null_mut()) };
+    unsafe { sys::llama_log_set(Some(on_log), std::ptr::null_mut()) };
     // SAFETY: the callback only logs; ggml aborts after it.
     unsafe { sys::ggml_set_abort_callback(Some(on_abort)) };
 }
@@ -50,32 +33,12 @@ pub(crate) fn install() {
 /// level only, because the caller turns them into an error of its own.
 pub(crate) fn capture<R>(body: impl FnOnce() -> R) -> (R, Vec<(LogLevel, String)>) {
     let mut lines = Vec::new();
-    let mut on_event = |event: LogEvent<'_>| {
-        if let LogEvent::Line(level, line) = event {
-            lines.push((level, line.to_owned()));
-        }
-        ControlFlow::Continue(())
-    };
-    let result = observe(&mut on_event, body);
+    let mut on_line = |level: LogLevel, line: &str| lines.push((level, line.to_owned()));
+    let result = observe(&mut on_line, body);
     (result, lines)
 }
 
-/// Runs `body` with `observer` seeing the log of this thread. When the observer says `Break` upon a chunk, `body` is
-/// left by an unwind, and the answer is none.
-///
-/// `body` must enter llama.cpp through functions declared "C-unwind", and the observer may say `Break` only upon lines
-/// that C++ code writes (C++ frames run their destructors; C frames would not).
-pub(crate) fn observe_interruptible<R>(observer: &mut Observer<'_>, body: impl FnOnce() -> R) -> Option<R> {
-    match catch_unwind(AssertUnwindSafe(|| observe(observer, body))) {
-        Ok(result) => Some(result),
-        Err(payload) if payload.is::<Interrupted>() => {
-            LINE.with_borrow_mut(|line| line.1.clear());
-            None
-        }
-        Err(payload) => resume_unwind(payload),
-    }
-}
-
+/// Runs `body` with `observer` seeing the log of this thread, line by line.
 fn observe<R>(observer: &mut Observer<'_>, body: impl FnOnce() -> R) -> R {
     /// Puts the outer observer back, on an unwind too.
     struct Restore(Option<*mut Observer<'static>>);
@@ -131,17 +94,13 @@ fn tidy(line: &str) -> String {
     }
 }
 
-unsafe extern "C-unwind" fn on_log(level: sys::ggml_log_level, text: *const c_char, _: *mut c_void) {
+unsafe extern "C" fn on_log(level: sys::ggml_log_level, text: *const c_char, _: *mut c_void) {
     if text.is_null() {
         return;
     }
     // SAFETY: ggml hands over a NUL-terminated string that lives during this call.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
-    let interrupt = catch_unwind(AssertUnwindSafe(|| take(level, &text))).unwrap_or(false);
-    if interrupt {
-        // Not `panic!`: nobody's panic hook has to hear of a cancellation.
-        resume_unwind(Box::new(Interrupted));
-    }
+    let _ = catch_unwind(AssertUnwindSafe(|| take(level, &text)));
 }
 
 unsafe extern "C" fn on_abort(message: *const c_char) {
@@ -152,9 +111,8 @@ unsafe extern "C" fn on_abort(message: *const c_char) {
     }
 }
 
-/// Takes a piece of log; says whether an observer wants to interrupt.
-fn take(level: sys::ggml_log_level, text: &str) -> bool {
-    let interrupt = tell(LogEvent::Chunk(text)).is_break();
+/// Takes a piece of log.
+fn take(level: sys::ggml_log_level, text: &str) {
     let level = match level {
         sys::GGML_LOG_LEVEL_ERROR => Some(LogLevel::Error),
         sys::GGML_LOG_LEVEL_WARN => Some(LogLevel::Warn),
@@ -186,7 +144,6 @@ fn take(level: sys::ggml_log_level, text: &str) -> bool {
             finish_line(level, line.trim_end());
         }
     }
-    interrupt
 }
 
 fn finish_line(level: LogLevel, line: &str) {
@@ -195,18 +152,17 @@ fn finish_line(level: LogLevel, line: &str) {
         return;
     }
     let observed = OBSERVER.get().is_some();
-    let _ = tell(LogEvent::Line(level, line));
+    tell(level, line);
     host().log(if observed { level.max(LogLevel::Debug) } else { level }, TARGET, line);
 }
 
-fn tell(event: LogEvent<'_>) -> ControlFlow<()> {
+fn tell(level: LogLevel, line: &str) {
     // Taken out for the call, so that an observer that makes llama.cpp log is not entered twice.
-    let Some(observer) = OBSERVER.take() else { return ControlFlow::Continue(()) };
+    let Some(observer) = OBSERVER.take() else { return };
     // SAFETY: the pointer is of this thread's innermost `observe`, which is still running, and nobody else holds it
     // now, because it was taken out of the cell.
-    let flow = unsafe { (*observer)(event) };
+    unsafe { (*observer)(level, line) };
     OBSERVER.set(Some(observer));
-    flow
 }
 
 #[cfg(test)]
@@ -234,19 +190,5 @@ mod tests {
             vec![(LogLevel::Warn, "w".into()), (LogLevel::Error, "llama_model_load: error loading model: no".into())];
         assert_eq!(reasons(&lines), ["error loading model: no"]);
         assert_eq!(reasons(&lines[..1]), ["w"]);
-    }
-
-    #[test]
-    fn an_interruption_leaves_the_body_and_the_next_observation_is_whole() {
-        let mut stop = |event: LogEvent<'_>| match event {
-            LogEvent::Chunk("stop") => ControlFlow::Break(()),
-            _ => ControlFlow::Continue(()),
-        };
-        let outcome = observe_interruptible(&mut stop, || {
-            // SAFETY: the text is a NUL-terminated literal, and the caller is Rust code that may unwind.
-            unsafe { on_log(sys::GGML_LOG_LEVEL_INFO, c"stop".as_ptr(), std::ptr::null_mut()) };
-        });
-        assert!(outcome.is_none());
-        assert_eq!(observe_interruptible(&mut stop, || 1), Some(1));
     }
 }

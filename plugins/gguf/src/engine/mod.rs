@@ -14,7 +14,7 @@
 //! | `devices` | what ggml can compute on |
 //! | `model` | all of it as the plugin API's `Model` |
 
-mod context;
+pub(crate) mod context;
 mod devices;
 mod forecast;
 mod generate;
@@ -23,9 +23,9 @@ mod info;
 pub(crate) mod log;
 mod memory;
 mod model;
-mod options;
+pub(crate) mod options;
 mod queue;
-mod source;
+pub(crate) mod source;
 mod stream;
 pub(crate) mod vocab;
 

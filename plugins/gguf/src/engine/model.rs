@@ -50,7 +50,7 @@ impl GgufModel {
         }
         let info = model_info(&model, &vocab, context_length);
         let kv_forecast = memory::kv_cache_bytes(&model, &settings, context_length);
-        let (engine, lines) = Engine::new(model, &settings, context_length, vocab.count())?;
+        let (engine, lines) = Engine::new(model, &settings, context_length, vocab.count(), None)?;
         let memory = memory::usage(info.size_bytes, kv_forecast, &lines);
         Ok(Self { info, memory, vocab, engine: Queue::new(engine, Engine::forget) })
     }

@@ -2,7 +2,7 @@
 
 use super::handle::{ModelHandle, start_library};
 use super::{memory, options::Settings};
-use crate::convert::{Conversion, FloatType, View};
+use crate::convert::{Conversion, FloatType, KEPT_QUANTIZATIONS, View};
 use crate::gguf_file::GgufFile;
 use llama_cpp_sys_2 as sys;
 use pajamas_hf_model::HfModel;
@@ -25,7 +25,7 @@ impl Source {
     /// `InvalidModel` for one that is damaged, cut short or of another kind; `Unsupported`; `Io`.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         if path.is_dir() {
-            return Ok(Self::Folder(Box::new(HfModel::open(path)?)));
+            return Ok(Self::Folder(Box::new(HfModel::open_quantized(path, &KEPT_QUANTIZATIONS)?)));
         }
         GgufFile::open(path)?.check_complete()?;
         Ok(Self::File(path.to_owned()))
@@ -76,7 +76,7 @@ impl Source {
 /// How a folder is loaded: in its own precision. What llama.cpp then reads is the GGUF file that the converter would
 /// write, so that there is one way from a checkpoint to llama.cpp's tensors.
 fn plan(model: &HfModel) -> Result<Conversion<'_>> {
-    Conversion::plan(model, FloatType::Auto, &BTreeMap::new())
+    Conversion::plan(model, FloatType::Auto, None, &BTreeMap::new())
 }
 
 /// Refuses a folder for which there is no memory: nothing of it is mapped.

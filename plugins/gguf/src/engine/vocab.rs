@@ -64,6 +64,11 @@ impl Vocab {
         self.special(unsafe { sys::llama_vocab_bos(self.as_ptr()) })
     }
 
+    /// The token that texts begin with, where the model wants one.
+    pub(crate) fn bos_to_add(&self) -> Option<u32> {
+        self.bos_to_add
+    }
+
     /// The end-of-sequence token, if there is one.
     pub(crate) fn eos(&self) -> Option<SpecialToken> {
         // SAFETY: the vocabulary is loaded; this only reads.

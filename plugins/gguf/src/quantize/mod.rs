@@ -1,24 +1,39 @@
-//! Making GGUF files: a Hugging Face folder or a GGUF file in full precision becomes a GGUF file of a chosen type.
+//! Making GGUF files: a Hugging Face folder or a GGUF file becomes a GGUF file of a chosen type, in one pass.
 //!
-//! Stages: convert (folders only) -> quantize (`run`) -> check the file -> compare the tokenizers (folders only).
+//! Stages: plan what the file would hold in its own precision (`convert`, or `file` for a GGUF file) -> weigh its columns
+//! (`importance`, where asked for) -> let llama.cpp choose the `types` -> write it (`transfer`) -> `check` what was made.
 
+mod check;
+mod file;
+mod importance;
 mod recipes;
-mod run;
+mod settings;
+mod types;
 
-use crate::convert::{self, FloatType, verify_tokenizer};
-use crate::engine::handle::ModelHandle;
-use crate::engine::vocab::Vocab;
-use crate::gguf_file::{FileType, GgufFile};
+use crate::convert::{Conversion, FloatType, KEPT_QUANTIZATIONS, PlannedTensor};
+use crate::gguf_file::{GgmlType, Header, Metadata, TensorSpec};
+use crate::transfer::{self, Target};
+use file::GgufSource;
+use importance::ImportanceMatrix;
 use llama_cpp_sys_2 as sys;
 use pajamas_hf_model::HfModel;
-use pajamas_plugin_api::{CancelToken, Error, Progress, QuantizeJob, QuantizeReport, Quantizer, Recipe, Result, host};
+use pajamas_plugin_api::{
+    CancelToken, Error, Progress, QuantizeJob, QuantizeReport, Quantizer, Recipe, Result, TensorReport, host,
+};
 use recipes::GgufRecipe;
-use run::Run;
+use settings::Settings;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use types::Decision;
 
-/// llama.cpp's quantizer with pajamas' converter before it. Needs no device; may be used from any thread.
+/// The name of the file, in a job's scratch folder, that belongs beside the artifact.
+const IMATRIX_FILE: &str = "imatrix.gguf";
+
+/// The version of ggml's block formats, which llama.cpp's quantizer sets anew.
+const QUANTIZATION_VERSION: u32 = 2;
+
+/// llama.cpp's types and arithmetic with pajamas' converter before them. Needs no device; may be used from any thread.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct GgufQuantizer;
 
@@ -28,160 +43,322 @@ impl Quantizer for GgufQuantizer {
     }
 
     fn quantize(&self, job: &QuantizeJob, progress: &Progress, cancel: &CancelToken) -> Result<QuantizeReport> {
-        let recipe = GgufRecipe::find(&job.recipe)?;
+        let work = Work {
+            job,
+            recipe: GgufRecipe::find(&job.recipe)?,
+            settings: Settings::read(&job.options)?,
+            threads: job.threads.unwrap_or_else(|| host().thread_budget()),
+            progress,
+            cancel,
+        };
         cancel.check()?;
-        if job.source.is_dir() {
-            from_folder(job, recipe, progress, cancel)
+        if job.source.is_dir() { work.from_folder() } else { work.from_gguf() }
+    }
+}
+
+/// A job in progress.
+struct Work<'a, 'p> {
+    job: &'a QuantizeJob,
+    recipe: GgufRecipe,
+    settings: Settings,
+    threads: u32,
+    progress: &'a Progress<'p>,
+    cancel: &'a CancelToken,
+}
+
+/// What is quantized: a model as its file would be in its own precision.
+struct Material<'a> {
+    metadata: &'a Metadata,
+    tensors: &'a [PlannedTensor<'a>],
+}
+
+impl Work<'_, '_> {
+    fn from_folder(&self) -> Result<QuantizeReport> {
+        let source = HfModel::open_quantized(&self.job.source, &KEPT_QUANTIZATIONS)?;
+        let direct = match self.recipe.file_type {
+            sys::LLAMA_FTYPE_ALL_F32 => Some(FloatType::F32),
+            sys::LLAMA_FTYPE_MOSTLY_F16 => Some(FloatType::F16),
+            sys::LLAMA_FTYPE_MOSTLY_BF16 => Some(FloatType::Bf16),
+            _ => None,
+        };
+        if let (Some(_), Some(option)) = (direct, self.settings.of_quantizing()) {
+            return Err(self.without_effect(option, "nothing is quantized"));
+        }
+        let tied = source.config().tied_embeddings() || source.tensor("lm_head.weight").is_none();
+        self.refuse_leaving_output(!tied)?;
+        let importance = self.importance()?;
+        let (target, pre_tokenizer) = (direct.unwrap_or(FloatType::Auto), self.settings.pre_tokenizer.as_deref());
+        let conversion = Conversion::plan(&source, target, pre_tokenizer, &self.provenance(importance.as_ref())?)?;
+        self.cancel.check()?;
+        let material = Material { metadata: conversion.metadata(), tensors: conversion.tensors() };
+        let mut report = match direct {
+            Some(_) => {
+                let kept = |(tensor, planned): (usize, &PlannedTensor)| Decision {
+                    tensor,
+                    ggml_type: planned.spec.ggml_type,
+                    meant: None,
+                };
+                let decisions: Vec<_> = material.tensors.iter().enumerate().map(kept).collect();
+                self.make(&material, &decisions, material.metadata.clone(), None)?
+            }
+            None => self.make_quantized(&material, importance.as_ref(), &BTreeMap::new())?,
+        };
+        if !self.job.dry_run {
+            report.tokenizer_checks = check::tokenizer(&source, &self.job.output, self.progress, self.cancel)?;
+            report.notes.extend(check::special_tokens(&source, &self.job.output, self.cancel)?);
+        }
+        report.architecture = conversion.architecture().into();
+        report.source_precision = conversion.source_precision().into();
+        report.source_bytes = source.size_bytes();
+        report.notes.splice(0..0, conversion.notes().iter().cloned());
+        Ok(report)
+    }
+
+    fn from_gguf(&self) -> Result<QuantizeReport> {
+        if self.settings.pre_tokenizer.is_some() {
+            return Err(self.without_effect("pre_tokenizer", "a GGUF file names its own"));
+        }
+        let source = GgufSource::open(&self.job.source)?;
+        if !self.settings.requantize {
+            source.refuse_quantized()?;
+        }
+        self.refuse_leaving_output(source.tensors().iter().any(|tensor| tensor.spec.name == "output.weight"))?;
+        let importance = self.importance()?;
+        let material = Material { metadata: source.metadata(), tensors: source.tensors() };
+        let provenance = self.provenance(importance.as_ref())?;
+        let mut report = self.make_quantized(&material, importance.as_ref(), &provenance)?;
+        report.architecture = source.architecture().into();
+        report.source_precision = source.precision();
+        report.source_bytes = source.size_bytes();
+        Ok(report)
+    }
+
+    /// The importance matrix that was asked for. A dry run makes none, but knows that there will be one.
+    fn importance(&self) -> Result<Option<ImportanceMatrix>> {
+        let made = match (&self.settings.imatrix, &self.settings.calibration) {
+            (Some(path), _) => ImportanceMatrix::read(path)?,
+            (None, Some(_)) if self.job.dry_run => ImportanceMatrix::default(),
+            (None, Some(text)) => {
+                let tokens = self.settings.calibration_tokens;
+                let source = &self.job.source;
+                let made = importance::collect(source, text, tokens, self.threads, self.progress, self.cancel)?;
+                made.write(&self.job.scratch_dir.join(IMATRIX_FILE))?;
+                made
+            }
+            (None, None) => return Ok(None),
+        };
+        Ok(Some(made))
+    }
+
+    /// The job's provenance, and what the columns were weighed by.
+    fn provenance(&self, importance: Option<&ImportanceMatrix>) -> Result<BTreeMap<String, String>> {
+        let mut keys = self.job.provenance.clone();
+        let mut set = |key: &str, value: String| keys.insert(format!("pajamas.{key}"), value);
+        if let Some(path) = &self.settings.imatrix {
+            set("imatrix.sha256", sha256_of(path)?);
+        }
+        if let Some(path) = &self.settings.calibration {
+            set("calibration.sha256", sha256_of(path)?);
+            let tokens = importance.map_or(0, |matrix| u64::from(matrix.chunk_count) * u64::from(matrix.chunk_tokens));
+            set("calibration.tokens", tokens.to_string());
+        }
+        Ok(keys)
+    }
+
+    /// Makes a file of the types that llama.cpp chooses. Keys in `more` are added to its metadata.
+    fn make_quantized(
+        &self,
+        material: &Material<'_>,
+        importance: Option<&ImportanceMatrix>,
+        more: &BTreeMap<String, String>,
+    ) -> Result<QuantizeReport> {
+        let specs: Vec<TensorSpec> = material.tensors.iter().map(|tensor| tensor.spec.clone()).collect();
+        let (file_type, scratch) = (self.recipe.file_type, &self.job.scratch_dir);
+        let decisions = types::decide(material.metadata, &specs, file_type, &self.settings, importance, scratch)?;
+        let mut metadata = material.metadata.clone();
+        // llama.cpp's quantizer sets these two anew, which puts them behind all others.
+        for (key, value) in [("general.quantization_version", QUANTIZATION_VERSION), ("general.file_type", file_type)] {
+            metadata.remove(key);
+            metadata.set(key, value);
+        }
+        for (key, value) in more {
+            metadata.remove(key);
+            metadata.set(key.as_str(), value.as_str());
+        }
+        let mut report = self.make(material, &decisions, metadata, importance)?;
+        if let Some(importance) = importance.filter(|_| !self.job.dry_run) {
+            let unused = importance.unused_experts();
+            if unused > 0 {
+                report.notes.push(format!(
+                    "no token of the calibration text went through {unused} matrices of experts; their columns weigh the same"
+                ));
+            }
+        }
+        Ok(report)
+    }
+
+    /// Writes the file, or says what would be written.
+    fn make(
+        &self,
+        material: &Material<'_>,
+        decisions: &[Decision],
+        metadata: Metadata,
+        importance: Option<&ImportanceMatrix>,
+    ) -> Result<QuantizeReport> {
+        let mut targets = Vec::with_capacity(decisions.len());
+        let mut missing = Vec::new();
+        for decision in decisions {
+            let tensor = &material.tensors[decision.tensor];
+            let weights = self.weights(tensor, decision, importance, &mut missing)?;
+            let spec = TensorSpec { ggml_type: decision.ggml_type, ..tensor.spec.clone() };
+            targets.push(Target { spec, rows: &tensor.rows, importance: weights });
+        }
+        let specs: Vec<TensorSpec> = targets.iter().map(|target| target.spec.clone()).collect();
+        let output_bytes = Header::new(&metadata, &specs)?.file_bytes;
+        let mut report = QuantizeReport::default();
+        report.tensor_count = targets.len() as u64;
+        report.output_bytes = output_bytes;
+        let tensors = decisions.iter().zip(&targets).map(|(decision, target)| {
+            tensor_report(&material.tensors[decision.tensor], decision, target)
+        });
+        report.tensors = tensors.filter(|tensor| self.job.dry_run || !tensor.fallback_from.is_empty()).collect();
+        report.notes.extend(fallback_notes(decisions));
+        if self.job.dry_run {
+            if let Some(name) = missing.first() {
+                report.notes.push(format!("{}; the first is `{name}`", needs_weights(missing.len())));
+            }
+            return Ok(report);
+        }
+        if let Some(name) = missing.first() {
+            return Err(Error::unsupported(format!(
+                "{} needs an importance matrix for {} tensors, `{name}` first: without one the result is useless",
+                self.recipe.name,
+                missing.len()
+            ))
+            .with_hint("--calibration TEXT makes one, --imatrix FILE reads one"));
+        }
+        check::room(&self.job.output, output_bytes)?;
+        let stage = if material.tensors.iter().zip(&specs).all(|(from, to)| from.spec.ggml_type == to.ggml_type) {
+            "converting"
         } else {
-            from_gguf(job, recipe, progress, cancel)
+            "quantizing"
+        };
+        let written =
+            transfer::write(&self.job.output, &metadata, &targets, self.threads, stage, self.progress, self.cancel);
+        written.inspect_err(|_| {
+            // What is left is useless; that it cannot be removed either would hide the cause.
+            let _ = std::fs::remove_file(&self.job.output);
+        })?;
+        check::complete(&self.job.output)?;
+        Ok(report)
+    }
+
+    /// The weights of a tensor's columns; `missing` gets the names of those that cannot do without and have none.
+    fn weights<'i>(
+        &self,
+        tensor: &PlannedTensor<'_>,
+        decision: &Decision,
+        importance: Option<&'i ImportanceMatrix>,
+        missing: &mut Vec<String>,
+    ) -> Result<Option<&'i [f32]>> {
+        let (name, from, to) = (&tensor.spec.name, tensor.spec.ggml_type, decision.ggml_type);
+        if from == to {
+            return Ok(None);
         }
+        if from.block_size > 1 && !self.settings.requantize {
+            return Err(Error::unsupported(format!(
+                "`{name}` is {} already; making it {} would add a second loss to the first",
+                from.name, to.name
+            ))
+            .with_hint("MXFP4_MOE keeps experts in MXFP4 as they are; --requantize does it all the same"));
+        }
+        let shape = &tensor.spec.shape;
+        let wanted = shape.first().copied().unwrap_or(1) * shape.get(2).copied().unwrap_or(1);
+        let embedding = name == "token_embd.weight";
+        match importance.and_then(|matrix| matrix.get(name)) {
+            Some(weights) if weights.len() as u64 == wanted => Ok(Some(weights)),
+            Some(weights) if !embedding => Err(Error::invalid_model(format!(
+                "the importance matrix has {} weights for `{name}`, which has {wanted} columns",
+                weights.len()
+            ))
+            .with_hint("it was made with another model")),
+            _ => {
+                if requires_weights(name, to, self.recipe.file_type) {
+                    missing.push(name.clone());
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn refuse_leaving_output(&self, has_effect: bool) -> Result<()> {
+        if !self.settings.leave_output_tensor || has_effect {
+            return Ok(());
+        }
+        Err(self.without_effect("leave_output_tensor", "the model has no output tensor of its own"))
+    }
+
+    /// An option that would change nothing is an error, before anything is written.
+    fn without_effect(&self, option: &str, why: &str) -> Error {
+        Error::unsupported(format!("`{option}` would change nothing in {}: {why}", self.recipe.name))
+            .with_hint("leave the option out")
     }
 }
 
-fn from_folder(
-    job: &QuantizeJob,
-    recipe: GgufRecipe,
-    progress: &Progress,
-    cancel: &CancelToken,
-) -> Result<QuantizeReport> {
-    let source = HfModel::open(&job.source)?;
-    let convert =
-        |output: &Path, float_type| convert::convert(&source, output, float_type, &job.provenance, progress, cancel);
-    let direct = match recipe.file_type {
-        sys::LLAMA_FTYPE_ALL_F32 => Some(FloatType::F32),
-        sys::LLAMA_FTYPE_MOSTLY_F16 => Some(FloatType::F16),
-        sys::LLAMA_FTYPE_MOSTLY_BF16 => Some(FloatType::Bf16),
-        _ => None,
-    };
-    let tied = source.config().tied_embeddings() || source.tensor("lm_head.weight").is_none();
-    refuse_leaving_output(job, direct.is_none() && !tied)?;
-    let (converted, more_notes) = match direct {
-        Some(float_type) => (convert(&job.output, float_type)?, Vec::new()),
-        None => {
-            let intermediate = job.scratch_dir.join("converted.gguf");
-            let converted = convert(&intermediate, FloatType::Auto)?;
-            // The converter has stored the provenance already, and llama.cpp copies it.
-            let outcome = run(job, recipe, &intermediate, &BTreeMap::new(), progress, cancel);
-            // As large as the model, so it goes at once; after a failure the host empties the scratch folder.
-            let removed = std::fs::remove_file(&intermediate);
-            let notes = outcome?;
-            removed.map_err(|error| Error::io("removing", &intermediate, &error))?;
-            (converted, notes)
-        }
-    };
-    let (output_bytes, tensor_count) = check_output(&job.output)?;
-    let tokenizer_checks = check_tokenizer(&source, &job.output, progress, cancel)?;
-    let mut notes = converted.notes;
-    notes.extend(more_notes);
-    let mut report = QuantizeReport::default();
-    report.architecture = converted.architecture;
-    report.source_precision = converted.source_precision;
-    report.source_bytes = converted.source_bytes;
-    report.output_bytes = output_bytes;
-    report.tensor_count = tensor_count;
-    report.tokenizer_checks = tokenizer_checks;
-    report.notes = notes;
-    Ok(report)
+/// Whether llama.cpp's quantizer refuses to make such a tensor without weights.
+fn requires_weights(name: &str, to: GgmlType, file_type: sys::llama_ftype) -> bool {
+    const ALWAYS: [GgmlType; 6] = [
+        GgmlType::IQ3_XXS,
+        GgmlType::IQ2_XXS,
+        GgmlType::IQ2_XS,
+        GgmlType::IQ2_S,
+        GgmlType::IQ1_M,
+        GgmlType::IQ1_S,
+    ];
+    let spared = ["token_embd.weight", "output.weight"].contains(&name);
+    let two_bits = to == GgmlType::Q2_K && file_type == sys::LLAMA_FTYPE_MOSTLY_Q2_K_S;
+    !spared && (two_bits || ALWAYS.contains(&to))
 }
 
-fn from_gguf(
-    job: &QuantizeJob,
-    recipe: GgufRecipe,
-    progress: &Progress,
-    cancel: &CancelToken,
-) -> Result<QuantizeReport> {
-    let source = GgufFile::open(&job.source)?;
-    source.check_complete()?;
-    refuse_quantized(&source)?;
-    refuse_leaving_output(job, source.tensors().iter().any(|tensor| tensor.name == "output.weight"))?;
-    let notes = run(job, recipe, &job.source, &job.provenance, progress, cancel)?;
-    let (output_bytes, tensor_count) = check_output(&job.output)?;
-    let mut report = QuantizeReport::default();
-    report.architecture = source.architecture().into();
-    report.source_precision = precision(&source);
-    report.source_bytes = source.tensors().iter().map(|tensor| tensor.size_bytes).sum();
-    report.output_bytes = output_bytes;
-    report.tensor_count = tensor_count;
-    report.notes = notes;
-    Ok(report)
+fn needs_weights(count: usize) -> String {
+    let (noun, verb) = if count == 1 { ("tensor", "needs") } else { ("tensors", "need") };
+    format!("{count} {noun} {verb} an importance matrix (--calibration TEXT or --imatrix FILE)")
 }
 
-fn leaves_output(job: &QuantizeJob) -> bool {
-    job.options.bool(recipes::LEAVE_OUTPUT_TENSOR).unwrap_or(false)
-}
-
-/// An option that would change nothing is an error, before anything is written.
-fn refuse_leaving_output(job: &QuantizeJob, has_effect: bool) -> Result<()> {
-    if !leaves_output(job) || has_effect {
-        return Ok(());
+fn tensor_report(planned: &PlannedTensor<'_>, decision: &Decision, target: &Target<'_>) -> TensorReport {
+    let spec = &target.spec;
+    let mut report = TensorReport::default();
+    report.name.clone_from(&spec.name);
+    report.shape.clone_from(&spec.shape);
+    report.source_type = planned.rows.element_type().name.into();
+    report.output_type = spec.ggml_type.name.into();
+    report.output_bytes = spec.ggml_type.tensor_bytes(&spec.shape).unwrap_or(0);
+    if let Some(meant) = decision.meant {
+        report.fallback_from = meant.name.into();
+        let columns = spec.shape.first().copied().unwrap_or(1);
+        report.fallback_reason = format!("its rows of {columns} do not divide into blocks of {}", meant.block_size);
     }
-    Err(Error::unsupported(format!(
-        "`--leave-output-tensor` would change nothing: `{}` has no output tensor of its own, or {} quantizes none",
-        job.source.display(),
-        job.recipe
-    ))
-    .with_hint("leave the option out"))
+    report
 }
 
-fn run(
-    job: &QuantizeJob,
-    recipe: GgufRecipe,
-    input: &Path,
-    metadata: &BTreeMap<String, String>,
-    progress: &Progress,
-    cancel: &CancelToken,
-) -> Result<Vec<String>> {
-    let threads = job.threads.unwrap_or_else(|| host().thread_budget());
-    let run = Run {
-        input,
-        output: &job.output,
-        file_type: recipe.file_type,
-        threads,
-        leave_output_tensor: leaves_output(job),
-        metadata,
+/// Says which tensors could not have the type that was meant for them.
+fn fallback_notes(decisions: &[Decision]) -> Vec<String> {
+    let mut by_types: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for decision in decisions {
+        if let Some(meant) = decision.meant {
+            *by_types.entry((meant.name, decision.ggml_type.name)).or_default() += 1;
+        }
+    }
+    let note = |((meant, stored), count): ((&str, &str), usize)| {
+        let (noun, verb) = if count == 1 { ("tensor has", "is") } else { ("tensors have", "are") };
+        format!("{count} {noun} rows that do not divide into the blocks of {meant} and {verb} stored as {stored}")
     };
-    run.execute(progress, cancel)
+    by_types.into_iter().map(note).collect()
 }
 
-/// A quantized model quantized again loses twice; the second loss shows nowhere but in the answers.
-fn refuse_quantized(source: &GgufFile) -> Result<()> {
-    let Some(tensor) = source.tensors().iter().find(|tensor| tensor.ggml_type.block_size > 1) else { return Ok(()) };
-    let message = format!(
-        "`{}` is quantized already (`{}` is {}); quantizing it again would add a second loss to the first",
-        source.path().display(),
-        tensor.name,
-        tensor.ggml_type.name
-    );
-    Err(Error::unsupported(message)
-        .with_hint("quantize the original instead: a Hugging Face id, its folder, or an F16, BF16 or F32 GGUF"))
-}
-
-/// What the file says its type is, or the type of its first matrix.
-fn precision(source: &GgufFile) -> String {
-    let stated = source.metadata().get("general.file_type").and_then(|value| value.as_u64());
-    let stated = stated.and_then(|id| FileType::from_id(u32::try_from(id).ok()?));
-    let matrix = || source.tensors().iter().find(|tensor| tensor.shape.len() > 1);
-    stated.map_or_else(|| matrix().map_or("", |tensor| tensor.ggml_type.name), |file_type| file_type.name).into()
-}
-
-/// Reads the finished file's header and checks that it is complete; gives its bytes and its tensors.
-fn check_output(output: &Path) -> Result<(u64, u64)> {
-    let file = GgufFile::open(output)?;
-    file.check_complete()?;
-    Ok((file.file_bytes(), file.tensors().len() as u64))
-}
-
-/// Compares llama.cpp's tokens, from the finished file, with those of the source's own tokenizer.
-fn check_tokenizer(source: &HfModel, output: &Path, progress: &Progress, cancel: &CancelToken) -> Result<u64> {
-    let tokenizer = source.load_tokenizer()?;
-    // SAFETY: gives a plain value.
-    let mut parameters = unsafe { sys::llama_model_default_params() };
-    parameters.vocab_only = true;
-    let quiet = Progress::default();
-    progress.report("checking tokenizer", 0.0, "");
-    let vocab = Vocab::new(Arc::new(ModelHandle::load(output, parameters, &quiet, cancel)?))?;
-    let checked =
-        verify_tokenizer::check(&tokenizer, &|text, parse_special| vocab.tokenize(text, false, parse_special))?;
-    progress.report("checking tokenizer", 1.0, "");
-    Ok(checked)
+fn sha256_of(path: &Path) -> Result<String> {
+    let mut file = std::fs::File::open(path).map_err(|error| Error::io("opening", path, &error))?;
+    let mut digest = Sha256::new();
+    std::io::copy(&mut file, &mut digest).map_err(|error| Error::io("reading", path, &error))?;
+    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

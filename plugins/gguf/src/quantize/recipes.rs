@@ -1,7 +1,8 @@
-//! The table of what can be made: llama.cpp's file types that need no importance matrix.
+//! The table of what can be made: llama.cpp's file types.
 
+use super::settings;
 use llama_cpp_sys_2 as sys;
-use pajamas_plugin_api::{Error, OptionKind, OptionSpec, Recipe, Result};
+use pajamas_plugin_api::{Error, Recipe, Result};
 
 /// One file type of llama.cpp.
 #[derive(Debug, Clone, Copy)]
@@ -24,7 +25,7 @@ const fn recipe(
 }
 
 /// The default first, then the short list, then the rest from large to small.
-const RECIPES: [GgufRecipe; 19] = [
+const RECIPES: [GgufRecipe; 35] = [
     recipe("Q4_K_M", sys::LLAMA_FTYPE_MOSTLY_Q4_K_M, 4.89, "The balance of size and quality that suits most uses."),
     recipe("Q4_K_S", sys::LLAMA_FTYPE_MOSTLY_Q4_K_S, 4.67, "A little smaller than Q4_K_M, a little worse."),
     recipe(
@@ -64,6 +65,22 @@ const RECIPES: [GgufRecipe; 19] = [
     recipe("Q3_K_M", sys::LLAMA_FTYPE_MOSTLY_Q3_K_M, 4.00, "Three bits; noticeably worse than four."),
     recipe("Q3_K_S", sys::LLAMA_FTYPE_MOSTLY_Q3_K_S, 3.64, "The smallest of the three-bit types, with a high loss."),
     recipe("Q2_K", sys::LLAMA_FTYPE_MOSTLY_Q2_K, 3.16, "Two bits, for large models that would not fit otherwise."),
+    recipe("MXFP4_MOE", sys::LLAMA_FTYPE_MOSTLY_MXFP4_MOE, 8.50, "Experts in MXFP4, the rest in Q8_0; for gpt-oss."),
+    recipe("IQ3_M", sys::LLAMA_FTYPE_MOSTLY_IQ3_M, 3.76, "Three bits on a grid, mixed; better than Q3_K_M with weights."),
+    recipe("IQ3_S", sys::LLAMA_FTYPE_MOSTLY_IQ3_S, 3.66, "Three bits on a grid; better than Q3_K_S with weights."),
+    recipe("IQ3_XS", sys::LLAMA_FTYPE_MOSTLY_IQ3_XS, 3.50, "Between IQ3_XXS and IQ3_S. Needs an importance matrix."),
+    recipe("Q2_K_S", sys::LLAMA_FTYPE_MOSTLY_Q2_K_S, 2.97, "Smaller than Q2_K. Needs an importance matrix."),
+    recipe("IQ3_XXS", sys::LLAMA_FTYPE_MOSTLY_IQ3_XXS, 3.25, "Three bits on a coarse grid. Needs an importance matrix."),
+    recipe("Q2_0", sys::LLAMA_FTYPE_MOSTLY_Q2_0, 2.75, "Two bits in plain blocks; for models trained for it."),
+    recipe("IQ2_M", sys::LLAMA_FTYPE_MOSTLY_IQ2_M, 2.94, "Two bits on a grid, mixed. Needs an importance matrix."),
+    recipe("IQ2_S", sys::LLAMA_FTYPE_MOSTLY_IQ2_S, 2.75, "Smaller than IQ2_M. Needs an importance matrix."),
+    recipe("IQ2_XS", sys::LLAMA_FTYPE_MOSTLY_IQ2_XS, 2.59, "Smaller than IQ2_S. Needs an importance matrix."),
+    recipe("IQ2_XXS", sys::LLAMA_FTYPE_MOSTLY_IQ2_XXS, 2.38, "Smaller than IQ2_XS. Needs an importance matrix."),
+    recipe("IQ1_M", sys::LLAMA_FTYPE_MOSTLY_IQ1_M, 2.15, "Under two bits, with a severe loss. Needs an importance matrix."),
+    recipe("IQ1_S", sys::LLAMA_FTYPE_MOSTLY_IQ1_S, 2.00, "The smallest, with the worst loss. Needs an importance matrix."),
+    recipe("TQ2_0", sys::LLAMA_FTYPE_MOSTLY_TQ2_0, 2.50, "Ternary weights in two bits; for models trained for it."),
+    recipe("TQ1_0", sys::LLAMA_FTYPE_MOSTLY_TQ1_0, 2.20, "Ternary weights packed; for models trained for it."),
+    recipe("Q1_0", sys::LLAMA_FTYPE_MOSTLY_Q1_0, 2.00, "One bit; for models trained for it."),
 ];
 
 impl GgufRecipe {
@@ -79,21 +96,13 @@ impl GgufRecipe {
     }
 }
 
-/// The one option that they take.
-pub(super) const LEAVE_OUTPUT_TENSOR: &str = "leave_output_tensor";
-
 /// All of them, as the plugin API's.
 pub(super) fn all() -> Vec<Recipe> {
-    let leave = OptionSpec::new(
-        LEAVE_OUTPUT_TENSOR,
-        OptionKind::Bool,
-        "false",
-        "Keep the output tensor at the source's precision.",
-    );
     let recipe = |r: &GgufRecipe| {
         Recipe::new(r.name, "gguf", r.bits_per_weight, r.description)
             .from_sources(&["huggingface", "gguf", "mlx"])
-            .with_options(vec![leave.clone()])
+            .with_options(settings::specs())
+            .with_dry_run()
     };
     RECIPES.iter().map(recipe).collect()
 }

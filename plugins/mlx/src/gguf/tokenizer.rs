@@ -66,7 +66,7 @@ pub(super) fn files(file: &GgufFile) -> Result<TokenizerFiles> {
         .iter()
         .map(|pattern| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false}))
         .collect();
-    steps.push(byte_level(pre.patterns.is_empty()));
+    steps.push(byte_level(pre.byte_level_splits));
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}, "post_processor": null,

@@ -1,14 +1,37 @@
 //! The architectures that can be converted. A further one is one small file here and one line in [`FAMILIES`].
 
+mod decoder;
+mod experts;
+mod gemma2;
+mod gemma3;
+mod gpt_oss;
 mod llama;
+mod mixtral;
+mod phi3;
 mod qwen2;
+mod qwen2_moe;
+mod qwen3;
+mod qwen3_moe;
 
+use super::metadata;
 use crate::gguf_file::Metadata;
-use pajamas_hf_model::Config;
+use crate::rows::Arrangement;
+use pajamas_hf_model::{Config, HfModel};
 use pajamas_plugin_api::{Error, Result};
 
 /// Every family, in the order in which errors list them.
-pub const FAMILIES: [&dyn Family; 2] = [&llama::Llama, &qwen2::Qwen2];
+pub const FAMILIES: [&dyn Family; 10] = [
+    &llama::Llama,
+    &mixtral::Mixtral,
+    &qwen2::Qwen2,
+    &qwen2_moe::Qwen2Moe,
+    &qwen3::Qwen3,
+    &qwen3_moe::Qwen3Moe,
+    &gemma2::Gemma2,
+    &gemma3::Gemma3,
+    &phi3::Phi3,
+    &gpt_oss::GptOss,
+];
 
 /// What is particular to an architecture.
 pub trait Family: Sync {
@@ -18,10 +41,34 @@ pub trait Family: Sync {
     /// llama.cpp's name for it.
     fn gguf_architecture(&self) -> &'static str;
 
-    /// Every tensor that a checkpoint has or may have.
-    fn tensors(&self, config: &Config) -> Result<Vec<TensorRule>>;
+    /// Every tensor that the file has or may have. Among those whose last part a checkpoint holds at the same place, this
+    /// is their order in the file.
+    fn tensors(&self, source: &HfModel) -> Result<Vec<TensorRule>>;
 
-    /// Metadata beyond what all architectures have.
+    /// Metadata that stands in front of everything but the architecture's name.
+    fn add_leading_metadata(&self, _config: &Config, _metadata: &mut Metadata) -> Result<()> {
+        Ok(())
+    }
+
+    /// The hyper-parameters, up to the file's type.
+    fn add_hyper_parameters(
+        &self,
+        config: &Config,
+        file_type: u32,
+        metadata: &mut Metadata,
+        notes: &mut Vec<String>,
+    ) -> Result<()> {
+        metadata::add_hyper_parameters(config, self.gguf_architecture(), self.experts(config)?, metadata, notes)?;
+        metadata.set("general.file_type", file_type);
+        Ok(())
+    }
+
+    /// How many experts a layer has, and how many of them a token goes through.
+    fn experts(&self, _config: &Config) -> Result<Option<(u64, u64)>> {
+        Ok(None)
+    }
+
+    /// Metadata after the hyper-parameters that all architectures have.
     fn add_metadata(&self, _config: &Config, _metadata: &mut Metadata) -> Result<()> {
         Ok(())
     }
@@ -31,9 +78,25 @@ pub trait Family: Sync {
         Ok(Vec::new())
     }
 
-    /// Whether the file says if text gets a space in front (`tokenizer.ggml.add_space_prefix`).
-    fn says_space_prefix(&self) -> bool {
-        false
+    /// What the file says of spaces in front of text (`tokenizer.ggml.add_space_prefix`).
+    fn space_prefix(&self) -> SpacePrefix {
+        SpacePrefix::Unsaid
+    }
+
+    /// Whether its `tokenizer.model` is taken where there is one; else `tokenizer.json` alone counts.
+    fn reads_sentencepiece(&self) -> bool {
+        true
+    }
+
+    /// Whether tokens that only look like control tokens are taken for such, and spaces in added tokens are written as
+    /// spaces, in SentencePiece vocabularies.
+    fn mends_added_tokens(&self) -> bool {
+        true
+    }
+
+    /// The name of a checkpoint's tensor as [`Family::tensors`] has it; none for one that is left out.
+    fn tensor_name<'n>(&self, name: &'n str) -> Option<std::borrow::Cow<'n, str>> {
+        Some(name.into())
     }
 
     /// Things a user should know about this model.
@@ -42,19 +105,43 @@ pub trait Family: Sync {
     }
 }
 
-/// What a checkpoint's tensor becomes.
+/// What a file says of spaces in front of text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpacePrefix {
+    /// Nothing.
+    Unsaid,
+    /// What `add_prefix_space` in `tokenizer_config.json` says, in front of everything else about the tokenizer.
+    Configured,
+    /// That there are none, after everything else about a SentencePiece tokenizer.
+    Never,
+}
+
+/// A tensor of the file, and what it is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorRule {
-    /// Its name in the checkpoint.
-    pub source: String,
-    /// Its name in the file; none leaves it out.
+    /// Its name in the file; none leaves the parts out.
     pub target: Option<String>,
-    /// Its shape in the checkpoint, outermost dimension first.
+    /// Its shape in the file, outermost dimension first.
     pub shape: Vec<u64>,
+    /// The tensors of the checkpoint that it is made of, with their shapes, outermost dimension first.
+    pub parts: Vec<Part>,
+    /// How they make it.
+    pub arrangement: Arrangement,
     /// Whether a checkpoint without it is incomplete.
     pub required: bool,
-    /// The heads whose rows are interleaved, where llama.cpp rotates neighbours and transformers rotates halves.
-    pub interleave_heads: Option<u64>,
+    /// Tensors of one group are written together, where the last part of any of them is.
+    pub group: Option<u64>,
+    /// Whether it is written before the others.
+    pub leading: bool,
+}
+
+/// A tensor of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Its name.
+    pub name: String,
+    /// Its shape, outermost dimension first.
+    pub shape: Vec<u64>,
 }
 
 /// A tensor that is computed.
@@ -76,98 +163,18 @@ pub fn find(config: &Config) -> Result<&'static dyn Family> {
     })
 }
 
-/// How the common decoder differs from family to family.
-#[derive(Debug, Clone, Copy)]
-struct DecoderTraits {
-    /// Whether q, k and v have biases.
-    qkv_bias: bool,
-    /// Whether the attention's output has a bias.
-    output_bias: bool,
-    /// Whether the feed-forward matrices have biases.
-    feed_forward_bias: bool,
-    /// Whether the rows of q and k are interleaved.
-    interleave_q_k: bool,
-}
-
-/// The tensors of the decoder that Llama introduced and most families share.
-fn decoder_tensors(config: &Config, traits: DecoderTraits) -> Result<Vec<TensorRule>> {
-    let (hidden, wide) = (config.hidden_size()?, config.intermediate_size()?);
-    let (heads, kv_heads) = (config.attention_heads()?, config.key_value_heads()?);
-    let head_dim = config.head_dim()?;
-    let size = |heads: u64| {
-        heads.checked_mul(head_dim).ok_or_else(|| {
-            Error::invalid_model(format!("`{}` describes heads of an impossible size", config.path().display()))
-        })
-    };
-    let (q, kv) = (size(heads)?, size(kv_heads)?);
-    let vocabulary = config.vocabulary_size()?;
-    if traits.interleave_q_k && head_dim % 2 != 0 {
-        return Err(Error::invalid_model(format!("`{}` has heads of odd size {head_dim}", config.path().display())));
-    }
-
-    let mut rules = vec![
-        rule("model.embed_tokens.weight", Some("token_embd.weight"), &[vocabulary, hidden]),
-        rule("model.norm.weight", Some("output_norm.weight"), &[hidden]),
-    ];
-    // With tied embeddings, llama.cpp takes the embedding for the output, and a stored copy is left out.
-    let tied = config.tied_embeddings();
-    let output = rule("lm_head.weight", (!tied).then_some("output.weight"), &[vocabulary, hidden]);
-    rules.push(TensorRule { required: !tied, ..output });
-
-    // (name, name in the file, rows, columns, whether it has a bias, heads)
-    let interleave = |heads: u64| traits.interleave_q_k.then_some(heads);
-    let matrices = [
-        ("self_attn.q_proj", "attn_q", q, hidden, traits.qkv_bias, interleave(heads)),
-        ("self_attn.k_proj", "attn_k", kv, hidden, traits.qkv_bias, interleave(kv_heads)),
-        ("self_attn.v_proj", "attn_v", kv, hidden, traits.qkv_bias, None),
-        ("self_attn.o_proj", "attn_output", hidden, q, traits.output_bias, None),
-        ("mlp.gate_proj", "ffn_gate", wide, hidden, traits.feed_forward_bias, None),
-        ("mlp.up_proj", "ffn_up", wide, hidden, traits.feed_forward_bias, None),
-        ("mlp.down_proj", "ffn_down", hidden, wide, traits.feed_forward_bias, None),
-    ];
-    for layer in 0..checked_layers(config)? {
-        for (name, target) in [("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm")] {
-            rules.push(rule(
-                &format!("model.layers.{layer}.{name}.weight"),
-                Some(&format!("blk.{layer}.{target}.weight")),
-                &[hidden],
-            ));
+impl TensorRule {
+    /// The tensor `target`, as it is stored under the name `source`.
+    fn plain(source: impl Into<String>, target: impl Into<String>, shape: &[u64]) -> Self {
+        let part = Part { name: source.into(), shape: shape.to_vec() };
+        Self {
+            target: Some(target.into()),
+            shape: shape.to_vec(),
+            parts: vec![part],
+            arrangement: Arrangement::Plain,
+            required: true,
+            group: None,
+            leading: false,
         }
-        for (name, target, rows, columns, bias, interleave_heads) in matrices {
-            let part = |part: &str, shape: &[u64]| TensorRule {
-                interleave_heads,
-                ..rule(
-                    &format!("model.layers.{layer}.{name}.{part}"),
-                    Some(&format!("blk.{layer}.{target}.{part}")),
-                    shape,
-                )
-            };
-            rules.push(part("weight", &[rows, columns]));
-            if bias {
-                rules.push(part("bias", &[rows]));
-            }
-        }
-    }
-    Ok(rules)
-}
-
-/// The number of layers, which a damaged file must not make enormous.
-fn checked_layers(config: &Config) -> Result<u64> {
-    const LAYERS_MAX: u64 = 4096;
-    let layers = config.layers()?;
-    if layers > LAYERS_MAX {
-        let path = config.path().display();
-        return Err(Error::invalid_model(format!("`{path}` claims {layers} layers, at most {LAYERS_MAX} are allowed")));
-    }
-    Ok(layers)
-}
-
-fn rule(source: &str, target: Option<&str>, shape: &[u64]) -> TensorRule {
-    TensorRule {
-        source: source.to_owned(),
-        target: target.map(str::to_owned),
-        shape: shape.to_vec(),
-        required: true,
-        interleave_heads: None,
     }
 }

@@ -1,7 +1,8 @@
 //! Qwen2 and Qwen2.5: biases on q, k and v, rows in transformers' order.
 
-use super::{DecoderTraits, Family, TensorRule, decoder_tensors};
-use pajamas_hf_model::Config;
+use super::decoder::{self, Decoder, PLAIN};
+use super::{Family, TensorRule};
+use pajamas_hf_model::{Config, HfModel};
 use pajamas_plugin_api::Result;
 
 /// See the module.
@@ -16,19 +17,24 @@ impl Family for Qwen2 {
         "qwen2"
     }
 
-    fn tensors(&self, config: &Config) -> Result<Vec<TensorRule>> {
-        let traits =
-            DecoderTraits { qkv_bias: true, output_bias: false, feed_forward_bias: false, interleave_q_k: false };
-        decoder_tensors(config, traits)
+    fn tensors(&self, source: &HfModel) -> Result<Vec<TensorRule>> {
+        let config = source.config();
+        let sizes = (config.hidden_size()?, config.intermediate_size()?);
+        Decoder { qkv_bias: true, ..PLAIN }.tensors(source, |layer, rules| {
+            decoder::gated(rules, layer, ("mlp", ""), sizes, false);
+            Ok(())
+        })
     }
 
     fn notes(&self, config: &Config) -> Vec<String> {
-        if !config.flag("use_sliding_window") {
-            return Vec::new();
-        }
-        vec![
-            "the model asks for sliding-window attention, which llama.cpp's qwen2 does not have: long texts differ"
-                .into(),
-        ]
+        sliding_window_note(config)
     }
+}
+
+/// llama.cpp's Qwen architectures see everything at every layer.
+pub(super) fn sliding_window_note(config: &Config) -> Vec<String> {
+    if !config.flag("use_sliding_window") {
+        return Vec::new();
+    }
+    vec!["the model asks for sliding-window attention, which llama.cpp does not have for it: long texts differ".into()]
 }
