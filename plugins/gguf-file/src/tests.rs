@@ -187,6 +187,57 @@ fn damaged_tensors_are_refused() {
 }
 
 #[test]
+fn headers_larger_than_any_are_refused() {
+    // Two strings that are each allowed, in a file that is large enough for them.
+    let string = |name: &str| key(name, 8, &(reader::STRING_BYTES_MAX).to_le_bytes());
+    let zeroes = || std::io::Read::take(std::io::repeat(0), reader::STRING_BYTES_MAX);
+    let (first, second) = (header(0, 3, &string("a")), string("b"));
+    let source = std::io::Read::chain(std::io::Read::chain(&first[..], zeroes()), &second[..]);
+    let source = std::io::Read::chain(source, std::io::repeat(0));
+    let error = GgufFile::parse(source, 1 << 40, Path::new("some/m.gguf")).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::InvalidModel);
+    assert!(error.message.ends_with("`some/m.gguf` is damaged: its header has more than 134217728 bytes"), "{error}");
+}
+
+#[test]
+fn names_are_short_text() {
+    let long = (reader::NAME_BYTES_MAX + 1).to_le_bytes();
+    assert!(refusal(&header(0, 1, &long)).contains("65536 bytes of a key, at most 65535 are allowed"));
+    assert!(refusal(&header(1, 0, &long)).contains("65536 bytes of a tensor's name, at most 65535 are allowed"));
+    let not_text = [&1_u64.to_le_bytes()[..], &[0xff]].concat();
+    assert!(refusal(&header(0, 1, &not_text)).contains("a key is not UTF-8 text"));
+    assert!(refusal(&header(1, 0, &not_text)).contains("a tensor's name is not UTF-8 text"));
+}
+
+#[test]
+fn what_is_no_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = GgufFile::open(dir.path()).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::InvalidModel);
+    assert!(error.message.contains("is not a regular file"), "{error}");
+    let missing = dir.path().join("m.gguf");
+    let error = GgufFile::open(&missing).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Io);
+    assert!(error.message.contains("m.gguf"), "{error}");
+}
+
+#[test]
+fn files_that_shrink_are_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    let bytes = file();
+    // Its end is gone before it is opened: the header is whole.
+    std::fs::write(&path, &bytes[..bytes.len() - 32]).unwrap();
+    let cut = GgufFile::open(&path).unwrap();
+    let error = cut.read_tensor(&cut.tensors()[1]).unwrap_err();
+    assert!(error.message.contains("is truncated: it needs"), "{error}");
+    // Its header ends while it is read.
+    let error = GgufFile::parse(&bytes[..30], bytes.len() as u64, &path).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Io);
+    assert!(error.message.contains("m.gguf"), "{error}");
+}
+
+#[test]
 fn a_tensor_gets_exactly_its_bytes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.gguf");

@@ -147,7 +147,8 @@ impl SentencePieceModel {
     fn merges(&self) -> Vec<(&str, &str)> {
         let known: HashSet<&str> = self.pieces.iter().map(|piece| piece.text.as_str()).collect();
         let mut merges: Vec<(f32, usize, &str, &str)> = Vec::new();
-        for piece in self.pieces.iter().filter(|piece| piece.kind == PieceKind::Normal) {
+        let made = [PieceKind::Normal, PieceKind::UserDefined];
+        for piece in self.pieces.iter().filter(|piece| made.contains(&piece.kind)) {
             for (count, (index, _)) in piece.text.char_indices().enumerate().skip(1) {
                 let (left, right) = piece.text.split_at(index);
                 if known.contains(left) && known.contains(right) {

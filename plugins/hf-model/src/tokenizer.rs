@@ -5,6 +5,8 @@ use crate::sentencepiece::{MODEL_BYTES_MAX, SentencePieceModel};
 use pajamas_plugin_api::{Error, Result};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashSet};
+use std::fmt::Display;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 /// What the tokenizer's files say, with both layouts of each made one.
@@ -34,6 +36,10 @@ pub struct AddedToken {
     pub special: bool,
     /// Whether it is matched in normalised text.
     pub normalized: bool,
+    /// Whether it takes the white space before it along.
+    pub lstrip: bool,
+    /// Whether it takes the white space behind it along.
+    pub rstrip: bool,
 }
 
 /// A chat template and its name; the one that is used by default is named `default`.
@@ -113,8 +119,16 @@ impl TokenizerFiles {
     /// # Errors
     /// `InvalidModel` where it cannot be made of what the files say.
     pub fn load(&self) -> Result<tokenizers::Tokenizer> {
-        let mut tokenizer: tokenizers::Tokenizer = serde_json::from_value(self.tokenizer.clone())
-            .map_err(|error| Error::invalid_model(format!("loading `{}` failed: {error}", self.path.display())))?;
+        let failed =
+            |why: &dyn Display| Error::invalid_model(format!("loading `{}` failed: {why}", self.path.display()));
+        if overstates_charsmap(self.normalizer()) {
+            return Err(failed(&"the table of its normalizer is cut short"));
+        }
+        let tokenizer = self.tokenizer.clone();
+        // The library panics at some normalizers that it cannot read.
+        let mut tokenizer = catch_unwind(AssertUnwindSafe(|| serde_json::from_value::<tokenizers::Tokenizer>(tokenizer)))
+            .map_err(|_| failed(&"the library for tokenizers does not understand it"))?
+            .map_err(|error| failed(&error))?;
         // Some files keep what training cut and filled texts to; a prompt is neither cut nor filled.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| Error::other(format!("the tokenizer failed: {error}")))?;
@@ -222,6 +236,28 @@ fn token_text(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content").and_then(Value::as_str))
 }
 
+/// Whether a SentencePiece normalizer claims a table larger than what follows: the library takes that memory first.
+fn overstates_charsmap(normalizer: &Value) -> bool {
+    match normalizer {
+        Value::Object(map) => map.iter().any(|(key, value)| match value.as_str() {
+            Some(base64) if key == "precompiled_charsmap" => first_number(base64).is_some_and(|n| n > base64.len()),
+            _ => overstates_charsmap(value),
+        }),
+        Value::Array(list) => list.iter().any(overstates_charsmap),
+        _ => false,
+    }
+}
+
+/// The first 32 bits, little-endian, of what is written in Base64.
+fn first_number(base64: &str) -> Option<usize> {
+    const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let digits = base64.as_bytes().first_chunk::<6>()?;
+    let bits = digits.iter().try_fold(0_u64, |bits, byte| {
+        Some(bits << 6 | DIGITS.iter().position(|digit| digit == byte)? as u64)
+    })?;
+    Some(((bits >> 4) as u32).swap_bytes() as usize)
+}
+
 fn as_id(value: &Value) -> Option<u32> {
     value.as_u64().and_then(|id| u32::try_from(id).ok())
 }
@@ -255,7 +291,14 @@ fn merges(tokenizer: &Value) -> Option<Vec<(String, String)>> {
 fn added_token(id: u32, entry: &Value) -> Option<AddedToken> {
     let flag = |key: &str| entry.get(key).and_then(Value::as_bool).unwrap_or(false);
     let content = entry.get("content")?.as_str()?.to_owned();
-    Some(AddedToken { id, content, special: flag("special"), normalized: flag("normalized") })
+    Some(AddedToken {
+        id,
+        content,
+        special: flag("special"),
+        normalized: flag("normalized"),
+        lstrip: flag("lstrip"),
+        rstrip: flag("rstrip"),
+    })
 }
 
 fn added_tokens(tokenizer: &Value, tokenizer_config: &Value) -> Option<Vec<AddedToken>> {
@@ -300,16 +343,17 @@ fn with_added_tokens(mut tokenizer: Value, tokenizer_config: &Value, listed: &[(
         content: text.clone(),
         special: false,
         normalized: false,
+        lstrip: false,
+        rstrip: false,
     });
     let Some(entries) = tokenizer.get_mut("added_tokens").and_then(Value::as_array_mut) else { return tokenizer };
-    let mut known: HashSet<u64> = entries.iter().filter_map(|entry| entry.get("id")?.as_u64()).collect();
-    for token in configured.into_iter().chain(listed) {
-        if known.insert(token.id.into()) {
-            entries.push(json!({
-                "id": token.id, "content": token.content, "special": token.special, "normalized": token.normalized,
-                "single_word": false, "lstrip": false, "rstrip": false,
-            }));
-        }
+    // The later a file, the more it knows of a token.
+    for token in listed.chain(configured) {
+        entries.retain(|entry| entry.get("id").and_then(Value::as_u64) != Some(token.id.into()));
+        entries.push(json!({
+            "id": token.id, "content": token.content, "special": token.special, "normalized": token.normalized,
+            "single_word": false, "lstrip": token.lstrip, "rstrip": token.rstrip,
+        }));
     }
     entries.sort_by_key(|entry| entry.get("id").and_then(Value::as_u64));
     tokenizer

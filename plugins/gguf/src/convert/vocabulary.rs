@@ -291,7 +291,7 @@ fn byte_level_tokens(tokenizer: &TokenizerFiles, size: u64) -> Result<(Vec<Strin
 }
 
 /// Some models forget to mark control tokens as special.
-fn looks_special(text: &str) -> bool {
+pub(super) fn looks_special(text: &str) -> bool {
     let between = |start: &str, end: &str| text.starts_with(start) && text.ends_with(end);
     ["<pad>", "<mask>", "<2mass>", "[@BOS@]"].contains(&text)
         || between("<|", "|>")

@@ -19,7 +19,7 @@ mod devices;
 mod forecast;
 mod generate;
 pub(crate) mod handle;
-mod info;
+pub(crate) mod info;
 pub(crate) mod log;
 mod memory;
 mod model;

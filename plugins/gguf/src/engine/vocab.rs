@@ -14,13 +14,21 @@ pub(crate) struct Vocab {
     bos_to_add: Option<u32>,
     /// Texts that are read as control tokens only where that is allowed.
     control_texts: Vec<String>,
+    /// Those of them that llama.cpp itself reads as control tokens everywhere.
+    forced_texts: Vec<String>,
 }
+
+/// gpt-oss's control tokens that llama.cpp takes for text that is to be shown, and so reads in every text. Each begins with
+/// two characters that are a word of their own.
+const FORCED: [&str; 5] = ["<|channel|>", "<|message|>", "<|start|>", "<|constrain|>", "<|end|>"];
+const FORCED_WORD_BYTES: usize = 2;
 
 impl Vocab {
     /// # Errors
     /// `Unsupported` for a model without a vocabulary.
     pub(crate) fn new(model: Arc<ModelHandle>) -> Result<Self> {
-        let mut vocab = Self { model, count: 0, bos_to_add: None, control_texts: Vec::new() };
+        let mut vocab =
+            Self { model, count: 0, bos_to_add: None, control_texts: Vec::new(), forced_texts: Vec::new() };
         // SAFETY: the model is loaded; these only read.
         let (kind, count, add_bos) = unsafe {
             let pointer = vocab.as_ptr();
@@ -37,6 +45,9 @@ impl Vocab {
         vocab.control_texts =
             (0..vocab.count).filter(|id| vocab.attributes(*id) & hidden != 0).map(|id| vocab.text(id)).collect();
         vocab.control_texts.retain(|text| !text.is_empty());
+        let shown = (0..vocab.count).filter(|id| vocab.attributes(*id) & sys::LLAMA_TOKEN_ATTR_USER_DEFINED != 0);
+        vocab.forced_texts = shown.map(|id| vocab.text(id)).filter(|text| FORCED.contains(&text.as_str())).collect();
+        vocab.control_texts.extend(vocab.forced_texts.iter().cloned());
         Ok(vocab)
     }
 
@@ -90,8 +101,9 @@ impl Vocab {
     pub(crate) fn control_tokens(&self) -> Vec<SpecialToken> {
         let special = sys::LLAMA_TOKEN_ATTR_CONTROL | sys::LLAMA_TOKEN_ATTR_UNKNOWN;
         (0..self.count)
-            .filter(|id| self.attributes(*id) & special != 0)
-            .map(|id| SpecialToken { id, text: self.text(id) })
+            .map(|id| (self.attributes(id) & special != 0, SpecialToken { id, text: self.text(id) }))
+            .filter(|(special, token)| *special || self.forced_texts.contains(&token.text))
+            .map(|(_, token)| token)
             .collect()
     }
 
@@ -165,6 +177,18 @@ impl Vocab {
     }
 
     fn tokenize_raw(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
+        let forced = self.forced_texts.iter().filter_map(|forced| text.find(forced.as_str())).min();
+        let Some(at) = forced.filter(|_| !parse_special) else {
+            return self.tokenize_whole(text, add_special, parse_special);
+        };
+        // Cut where the text is split into words anyway, no token arises, and the rest is as it would be.
+        let (before, rest) = text.split_at(at + FORCED_WORD_BYTES);
+        let mut tokens = self.tokenize_whole(before, add_special, false)?;
+        tokens.extend(self.tokenize_raw(rest, false, false)?);
+        Ok(tokens)
+    }
+
+    fn tokenize_whole(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
         let too_long = || Error::invalid_request("a text of more than 2 GiB cannot be tokenized");
         let length = i32::try_from(text.len()).map_err(|_| too_long())?;
         // Rarely does a text have more tokens than a quarter of its bytes; if it does, the second round has the room.

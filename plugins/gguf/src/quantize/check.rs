@@ -4,7 +4,8 @@
 use crate::convert::verify_tokenizer;
 use crate::engine::handle::ModelHandle;
 use crate::engine::vocab::Vocab;
-use crate::gguf_file::GgufFile;
+use crate::engine::info::model_info;
+use crate::gguf_file::{GgufFile, Value};
 use llama_cpp_sys_2 as sys;
 use pajamas_hf_model::HfModel;
 use pajamas_plugin_api::{CancelToken, Error, ErrorKind, Progress, Result};
@@ -35,34 +36,62 @@ pub(super) fn complete(output: &Path) -> Result<()> {
     GgufFile::open(output)?.check_complete()
 }
 
-/// Compares llama.cpp's tokens, from the finished file, with those of the source's own tokenizer; gives how many texts.
-pub(super) fn tokenizer(source: &HfModel, output: &Path, progress: &Progress, cancel: &CancelToken) -> Result<u64> {
+/// What the comparison of a finished file with its source's tokenizer came to.
+pub(super) struct Checked {
+    /// Texts that both read alike.
+    pub(super) texts: u64,
+    /// Things a user should know.
+    pub(super) notes: Vec<String>,
+}
+
+/// Compares llama.cpp's tokens, from the finished file, with those of the source's own tokenizer, and what llama.cpp takes
+/// for special tokens and for the chat template with what the file says.
+///
+/// # Errors
+/// `InvalidModel` at the first difference.
+pub(super) fn tokenizer(
+    source: &HfModel,
+    output: &Path,
+    progress: &Progress,
+    cancel: &CancelToken,
+) -> Result<Checked> {
     progress.report("checking tokenizer", 0.0, "");
-    let tokenizer = source.load_tokenizer()?;
-    let vocab = vocabulary(output, cancel)?;
-    let checked =
-        verify_tokenizer::check(&tokenizer, &|text, parse_special| vocab.tokenize(text, false, parse_special))?;
-    progress.report("checking tokenizer", 1.0, "");
-    Ok(checked)
-}
-
-/// Notes on tokens that end a text for the source and not for llama.cpp.
-pub(super) fn special_tokens(source: &HfModel, output: &Path, cancel: &CancelToken) -> Result<Vec<String>> {
-    let ends = vocabulary(output, cancel)?.end_of_generation();
-    let missed: Vec<String> =
-        source.eos_token_ids().iter().filter(|id| !ends.contains(id)).map(u32::to_string).collect();
-    if missed.is_empty() {
-        return Ok(Vec::new());
-    }
-    Ok(vec![format!(
-        "the model's configuration ends a text at token {}, llama.cpp does not: answers may run on",
-        missed.join(", ")
-    )])
-}
-
-fn vocabulary(output: &Path, cancel: &CancelToken) -> Result<Vocab> {
     // SAFETY: gives a plain value.
     let mut parameters = unsafe { sys::llama_model_default_params() };
     parameters.vocab_only = true;
-    Vocab::new(Arc::new(ModelHandle::load(output, parameters, &Progress::default(), cancel)?))
+    let model = Arc::new(ModelHandle::load(output, parameters, &Progress::default(), cancel)?);
+    let vocab = Vocab::new(Arc::clone(&model))?;
+    let tokenize = |text: &str, parse_special: bool| vocab.tokenize(text, false, parse_special);
+    let files = source.tokenizer()?;
+    let verified = verify_tokenizer::check(&files, &tokenize)?;
+    let file = GgufFile::open(output)?;
+    let number = |key: &str| file.metadata().get(key).and_then(Value::as_u64);
+    for (key, found) in [
+        ("tokenizer.ggml.bos_token_id", vocab.bos()),
+        ("tokenizer.ggml.eos_token_id", vocab.eos()),
+    ] {
+        let (stated, found) = (number(key), found.map(|token| u64::from(token.id)));
+        if stated.is_some() && stated != found {
+            return Err(Error::invalid_model(format!("llama.cpp takes {found:?} for {key}, the file says {stated:?}")));
+        }
+    }
+    let template = file.metadata().get("tokenizer.chat_template").and_then(Value::as_str);
+    if template.map(str::to_owned) != model_info(&model, &vocab, 0).chat_templates.remove("default") {
+        return Err(Error::invalid_model("llama.cpp reads another chat template than the source's"));
+    }
+    let mut notes = Vec::new();
+    if verified.spaces_differ {
+        notes.push("white space beside control tokens is read differently by llama.cpp and the source".into());
+    }
+    let ends = vocab.end_of_generation();
+    let missed = source.eos_token_ids().into_iter().filter(|id| !ends.contains(id));
+    let missed: Vec<String> = missed.map(|id| id.to_string()).collect();
+    if !missed.is_empty() {
+        notes.push(format!(
+            "the source ends a text at token {}, llama.cpp does not: answers may run on",
+            missed.join(", ")
+        ));
+    }
+    progress.report("checking tokenizer", 1.0, "");
+    Ok(Checked { texts: verified.checked, notes })
 }

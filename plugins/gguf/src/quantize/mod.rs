@@ -104,8 +104,9 @@ impl Work<'_, '_> {
             None => self.make_quantized(&material, importance.as_ref(), &BTreeMap::new())?,
         };
         if !self.job.dry_run {
-            report.tokenizer_checks = check::tokenizer(&source, &self.job.output, self.progress, self.cancel)?;
-            report.notes.extend(check::special_tokens(&source, &self.job.output, self.cancel)?);
+            let checked = check::tokenizer(&source, &self.job.output, self.progress, self.cancel)?;
+            report.tokenizer_checks = checked.texts;
+            report.notes.extend(checked.notes);
         }
         report.architecture = conversion.architecture().into();
         report.source_precision = conversion.source_precision().into();

@@ -2,6 +2,7 @@
 
 mod folder;
 mod forecast;
+mod single_pass;
 
 use pajamas_gguf::{GgufModel, GgufQuantizer};
 use pajamas_plugin_api::{

@@ -56,11 +56,6 @@ impl ImportanceMatrix {
         self.weights.iter().map(|(name, weights)| (name.as_str(), weights.as_slice()))
     }
 
-    /// How many tensors it has weights for.
-    pub(super) fn len(&self) -> usize {
-        self.weights.len()
-    }
-
     /// Experts that no token of the text went through, over all tensors; their columns weigh the same.
     pub(super) fn unused_experts(&self) -> usize {
         let experts = self.sums.values().filter(|sums| sums.counts.len() > 1);
@@ -111,7 +106,7 @@ mod tests {
         .expect("sound");
         assert_eq!(matrix.get("blk.0.attn_q.weight"), Some(&[2.0, 0.5][..]));
         assert_eq!(matrix.get("blk.0.ffn_up_exps.weight"), Some(&[4.0, 1.0, 1.0, 1.0][..]));
-        assert_eq!((matrix.len(), matrix.unused_experts(), matrix.get("x")), (2, 1, None));
+        assert_eq!((matrix.entries().count(), matrix.unused_experts(), matrix.get("x")), (2, 1, None));
     }
 
     #[test]
