@@ -1,6 +1,6 @@
 //! pajamas as a library: what the `pajamas` binary is made of.
 //!
-//! A model goes [`models`] → [`pipeline`] → [`validate`], and [`runtime`] opens it; a plugin goes through the stages of [`plugins`]; what may crash runs in a
+//! A model goes [`models`] → [`pipeline`] → [`validate`] (and [`verify`]), and [`runtime`] opens it; a plugin goes through the stages of [`plugins`]; what may crash runs in a
 //! [`worker`].
 //!
 //! - `config`, `env_vars`: settings and where they come from. `error`: what can go wrong, with hints.
@@ -24,6 +24,7 @@ pub mod plugins;
 pub mod runtime;
 pub mod text;
 pub mod validate;
+pub mod verify;
 pub mod worker;
 
 pub use error::{Error, Result};

@@ -19,6 +19,7 @@ mod quantize;
 mod reference;
 mod run;
 mod validate;
+mod verify;
 
 use crate::config::Config;
 use crate::error::Error;
@@ -66,6 +67,8 @@ enum Command {
     Run(run::Args),
     /// Measure how much worse a quantized model is than its source, and judge it.
     Validate(validate::Args),
+    /// Check that a model is still what was made, byte for byte, and that its source and a backend bear it out.
+    Verify(verify::Args),
     /// Measure speed, time to first token, load time and memory.
     Benchmark(benchmark::Args),
     /// List or show the plugins that are installed, or begin a new one.
@@ -121,6 +124,7 @@ fn dispatch(command: Command, common: &Common) -> anyhow::Result<()> {
         Command::Quantize(args) => quantize::execute(&args, common, &config()?),
         Command::Run(args) => run::execute(args, common, &config()?),
         Command::Validate(args) => validate::execute(&args, common, &config()?),
+        Command::Verify(args) => verify::execute(&args, common, &config()?),
         Command::Benchmark(args) => benchmark::execute(&args, common, &config()?),
         Command::Plugins(args) => plugins::execute(&args, common, &config()?),
         Command::Models(args) => models::execute(&args, common, &config()?),

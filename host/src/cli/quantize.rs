@@ -46,9 +46,11 @@ pub struct Args {
     /// The artifact's name without extension [default: <model>-<method>, for a folder <model>-<format>-<method>].
     #[arg(short, long)]
     name: Option<String>,
-    /// Keep the output tensor at the source's precision.
-    #[arg(long)]
-    leave_output_tensor: bool,
+    /// Say what would be made, tensor by tensor, and write nothing.
+    #[arg(long, conflicts_with_all = ["validate", "text", "max_degradation", "max_kld"])]
+    dry_run: bool,
+    #[command(flatten)]
+    tuning: TuningArgs,
     /// Measure the model against its source, and fail when that cannot be done [default: measure if it can be done].
     #[arg(long, conflicts_with = "no_validate")]
     validate: bool,
@@ -63,6 +65,70 @@ pub struct Args {
     tokens: usize,
     #[command(flatten)]
     limits: LimitArgs,
+}
+
+/// How GGUF models are made beyond the method: options of its recipes that have flags of their own.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Options for GGUF")]
+struct TuningArgs {
+    /// A text that the model reads to make an importance matrix, by which errors are weighed. It is kept beside the model.
+    #[arg(long, value_name = "TEXT", conflicts_with = "imatrix")]
+    calibration: Option<PathBuf>,
+    /// Tokens of that text to read at the most [default: all].
+    #[arg(long, value_name = "N", requires = "calibration")]
+    calibration_tokens: Option<u32>,
+    /// A file with an importance matrix, as llama-imatrix writes it.
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
+    /// The type of tensors whose names fit a regular expression: `ffn_down=Q6_K`. May be given several times; the first that
+    /// fits counts.
+    #[arg(long, value_name = "PATTERN=TYPE")]
+    tensor_type: Vec<String>,
+    /// The type of the output tensor.
+    #[arg(long, value_name = "TYPE", conflicts_with = "leave_output_tensor")]
+    output_tensor_type: Option<String>,
+    /// The type of the embedding.
+    #[arg(long, value_name = "TYPE")]
+    token_embedding_type: Option<String>,
+    /// Keep the output tensor at the source's precision.
+    #[arg(long)]
+    leave_output_tensor: bool,
+    /// Give every tensor the method's own type, without a mixture.
+    #[arg(long)]
+    pure: bool,
+    /// Quantize also what is quantized already; both losses add up.
+    #[arg(long, visible_alias = "allow-requantize")]
+    requantize: bool,
+    /// llama.cpp's name of the tokenizer's pre-tokenizer, where it is not recognised.
+    #[arg(long, value_name = "NAME")]
+    pre_tokenizer: Option<String>,
+}
+
+impl TuningArgs {
+    /// The recipe's options that these flags come to.
+    fn options(&self) -> Result<Vec<(String, String)>, Error> {
+        // A worker and a file's name need the path in full.
+        let path = |path: &Option<PathBuf>| -> Result<Option<String>, Error> {
+            let Some(path) = path else { return Ok(None) };
+            let whole = path.canonicalize().map_err(Error::io("opening", path))?;
+            Ok(Some(whole.display().to_string()))
+        };
+        let flag = |set: bool| set.then(|| "true".to_owned());
+        let types = (!self.tensor_type.is_empty()).then(|| self.tensor_type.join(";"));
+        let options = [
+            ("calibration", path(&self.calibration)?),
+            ("calibration_tokens", self.calibration_tokens.map(|tokens| tokens.to_string())),
+            ("imatrix", path(&self.imatrix)?),
+            ("tensor_types", types),
+            ("output_tensor_type", self.output_tensor_type.clone()),
+            ("token_embedding_type", self.token_embedding_type.clone()),
+            ("leave_output_tensor", flag(self.leave_output_tensor)),
+            ("pure", flag(self.pure)),
+            ("requantize", flag(self.requantize)),
+            ("pre_tokenizer", self.pre_tokenizer.clone()),
+        ];
+        Ok(options.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
+    }
 }
 
 /// What is printed as JSON.
@@ -82,10 +148,10 @@ impl Args {
         self.validate || self.text.is_some() || self.limits.given()
     }
 
-    fn options(&self) -> QuantizeOptions {
+    fn options(&self) -> Result<QuantizeOptions, Error> {
         let group_size = self.group_size.map(|size| ("group_size".to_owned(), size.to_string()));
-        let leave = self.leave_output_tensor.then(|| ("leave_output_tensor".to_owned(), "true".to_owned()));
-        QuantizeOptions {
+        let tuning = self.tuning.options()?;
+        Ok(QuantizeOptions {
             // Both are words of MLX alone; a method tells its format itself.
             format: self.format.clone().or_else(|| {
                 let mlx = self.bits.is_some() || (self.group_size.is_some() && self.method.is_none());
@@ -94,8 +160,8 @@ impl Args {
             method: self.method.clone().or_else(|| self.bits.map(|bits| format!("{bits}bit"))),
             output_dir: self.output.clone(),
             name: self.name.clone(),
-            options: self.set.iter().cloned().chain(group_size).chain(leave).collect(),
-        }
+            options: self.set.iter().cloned().chain(group_size).chain(tuning).collect(),
+        })
     }
 }
 
@@ -105,13 +171,18 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
         // Before hours of work for it.
         Text::File(text.clone()).check()?;
     }
+    let options = args.options()?;
     let source = source::resolve(&args.model, config)?;
     let candidates = crate::plugins::survey(config);
+    if args.dry_run {
+        let forecast = pipeline::dry_run(&source, &options, &candidates, config, &CancelToken::never())?;
+        return show_forecast(&forecast, &args.model, common);
+    }
     let interrupt = Interrupt::install()?;
     let console = Console::new(&args.model);
     let progress = |update: &_| console.progress(update);
     let cancel = interrupt.begin();
-    let artifact = pipeline::quantize(&source, &args.options(), &candidates, config, &progress, &cancel)?;
+    let artifact = pipeline::quantize(&source, &options, &candidates, config, &progress, &cancel)?;
     console.clear();
     if !common.json {
         summarize(&artifact, &args.model);
@@ -183,12 +254,41 @@ fn measure(
     }
 }
 
-/// Tells on stderr what was made.
-pub fn summarize(artifact: &Artifact, model: &str) {
+/// Shows what would be made: the tensors on stdout, the sum of it on stderr.
+fn show_forecast(forecast: &Artifact, model: &str, common: &super::Common) -> anyhow::Result<()> {
+    if common.json {
+        return output::json(forecast);
+    }
+    let report = &forecast.report;
+    let mut rows = vec![["TENSOR", "SHAPE", "FROM", "TO", "BYTES", ""].map(String::from).to_vec()];
+    rows.extend(report.tensors.iter().map(|tensor| {
+        let shape: Vec<String> = tensor.shape.iter().map(u64::to_string).collect();
+        let why = match tensor.fallback_from.as_str() {
+            "" => String::new(),
+            meant => format!("not {meant}: {}", tensor.fallback_reason),
+        };
+        vec![
+            tensor.name.clone(),
+            shape.join(" x "),
+            tensor.source_type.clone(),
+            tensor.output_type.clone(),
+            tensor.output_bytes.to_string(),
+            why,
+        ]
+    }));
+    output::table(&rows);
+    output::say(&format!("{} ({}) to {}, nothing is written", output::clean(model), report.source_precision, forecast.method));
+    output::say(&format!("  size   {}", sizes(forecast)));
+    output::say(&format!("  path   {}", output::shown(&forecast.path.display().to_string())));
+    report.notes.iter().for_each(|note| output::say(&format!("  note   {}", output::clean(note))));
+    Ok(())
+}
+
+/// What it comes from, what it comes to, and how much smaller that is.
+fn sizes(artifact: &Artifact) -> String {
     let report = &artifact.report;
-    output::say(&format!("quantized {} ({}) to {}", output::clean(model), report.source_precision, artifact.method));
-    output::say(&format!(
-        "  size   {} -> {} ({})",
+    format!(
+        "{} -> {} ({})",
         output::size(report.source_bytes),
         output::size(report.output_bytes),
         match artifact.ratio {
@@ -196,10 +296,20 @@ pub fn summarize(artifact: &Artifact, model: &str) {
             ratio if ratio >= 0.95 => format!("as large as {}", report.source_precision),
             ratio => format!("{:.2} times larger than {}", 1.0 / ratio, report.source_precision),
         }
-    ));
+    )
+}
+
+/// Tells on stderr what was made.
+pub fn summarize(artifact: &Artifact, model: &str) {
+    let report = &artifact.report;
+    output::say(&format!("quantized {} ({}) to {}", output::clean(model), report.source_precision, artifact.method));
+    output::say(&format!("  size   {}", sizes(artifact)));
     output::say(&format!("  time   {:.2} s", artifact.elapsed_ms / 1e3));
     if report.tokenizer_checks > 0 {
         output::say(&format!("  checks {} tokenizations are those of the source", report.tokenizer_checks));
+    }
+    for companion in &artifact.companions {
+        output::say(&format!("  beside {}", output::shown(&companion.display().to_string())));
     }
     for note in &report.notes {
         output::say(&format!("  note   {}", output::clean(note)));

@@ -2,13 +2,15 @@
 //! validating it is written there too.
 
 use super::format;
+use super::hashes::{self, SUM_CHARS, Sums};
 use crate::error::{Error, Result};
 use crate::files;
 use pajamas_gguf_file::{GgufFile, Value};
+use pajamas_plugin_api::{CancelToken, ProgressUpdate};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The file in a folder artifact that tells where it came from. A folder with it is one that pajamas made.
 pub const FILE: &str = "pajamas.json";
@@ -19,13 +21,94 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// The key of the validation's result, JSON in a string.
 pub const VALIDATION: &str = "pajamas.validation";
 
-/// Bytes of that string in a GGUF file: as many as llama.cpp's quantizer can be told to set. It has this length from the
-/// beginning, so that a result can be written later without moving what follows it.
+/// Bytes of that string in a GGUF file. It has this length from the beginning, so that a result can be written later
+/// without moving what follows it.
 pub const VALIDATION_BYTES: usize = 127;
 
-/// The value of [`VALIDATION`] in a new GGUF file.
-pub fn room_for_validation() -> String {
-    format!("{:<VALIDATION_BYTES$}", "{}")
+/// The key of the sums of what an artifact was made from, a line for each file as `sha256sum` writes it.
+pub const SOURCE_SUMS: &str = "pajamas.source.sha256";
+
+/// The key of the sum of a GGUF file's tensors, everything behind its header; or of the sums of a folder's weights, a line
+/// for each file.
+pub const TENSORS_SUM: &str = "pajamas.tensors.sha256";
+
+/// What a new GGUF file is given room for, to be filled in when it is known: keys and texts as long as theirs will be.
+/// `files` are what it is made from.
+pub fn rooms(files: &[PathBuf]) -> impl Iterator<Item = (&'static str, String)> {
+    let validation = format!("{:<VALIDATION_BYTES$}", "{}");
+    [
+        (VALIDATION, validation),
+        (SOURCE_SUMS, Sums::unknown(files).text()),
+        (TENSORS_SUM, "0".repeat(SUM_CHARS)),
+    ]
+    .into_iter()
+}
+
+/// Notes down in the artifact at `path`, which has no name yet, what it was made from and what its tensors add up to: in a
+/// GGUF file itself, for a folder in `keys`.
+///
+/// # Errors
+/// `Interrupted`; when it cannot be read or written.
+pub fn seal(
+    path: &Path,
+    keys: &mut BTreeMap<String, String>,
+    source: &Sums,
+    progress: &dyn Fn(&ProgressUpdate),
+    cancel: &CancelToken,
+) -> Result<()> {
+    if path.is_dir() {
+        keys.insert(SOURCE_SUMS.into(), source.text());
+        keys.insert(TENSORS_SUM.into(), tensors_sum(path, progress, cancel)?);
+    } else if format::detect(path)? == format::GGUF {
+        overwrite(path, SOURCE_SUMS, &source.text())?;
+        overwrite(path, TENSORS_SUM, &tensors_sum(path, progress, cancel)?)?;
+    }
+    Ok(())
+}
+
+/// What the tensors of the artifact at `path` add up to now.
+///
+/// # Errors
+/// `Interrupted`; when it cannot be read.
+pub fn tensors_sum(path: &Path, progress: &dyn Fn(&ProgressUpdate), cancel: &CancelToken) -> Result<String> {
+    let files = weights(path)?;
+    let total: u64 = files.iter().map(|file| std::fs::metadata(file).map_or(0, |file| file.len())).sum();
+    let mut done = 0;
+    let mut report = |bytes| {
+        done += bytes;
+        let fraction = done as f32 / total.max(1) as f32;
+        progress(&ProgressUpdate { stage: "hashing".into(), fraction, detail: String::new() });
+    };
+    if path.is_dir() {
+        return Ok(Sums::of(&files, &mut report, cancel)?.text());
+    }
+    hashes::sum_from(path, GgufFile::open(path)?.data_offset(), &mut report, cancel)
+}
+
+/// The files that hold the artifact's weights.
+fn weights(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let listing = std::fs::read_dir(path).map_err(Error::io("reading", path))?;
+    let mut files: Vec<PathBuf> = listing.flatten().map(|entry| entry.path()).collect();
+    files.retain(|file| file.extension().is_some_and(|ending| ending == "safetensors"));
+    files.sort();
+    Ok(files)
+}
+
+/// Writes `value` over the string value of `key` in the GGUF file at `path`; false if it has no string there of just that
+/// length.
+fn overwrite(path: &Path, key: &str, value: &str) -> Result<bool> {
+    let file = GgufFile::open(path)?;
+    let Some(Value::String(old)) = file.metadata().get(key) else { return Ok(false) };
+    let Some(offset) = file.string_offset(key).filter(|_| old.len() == value.len()) else { return Ok(false) };
+    let failed = || Error::io("writing", path);
+    let mut writer = OpenOptions::new().write(true).open(path).map_err(failed())?;
+    writer.seek(SeekFrom::Start(offset)).map_err(failed())?;
+    writer.write_all(value.as_bytes()).map_err(failed())?;
+    writer.sync_all().map_err(failed())?;
+    Ok(true)
 }
 
 /// Everything that the artifact at `path` tells of its making: keys `pajamas.*` and `general.source.*`. Empty for one
@@ -47,6 +130,7 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, String>> {
     Ok(ours
         .filter_map(|(key, value)| Some((key.to_owned(), value.as_str()?.trim_end().to_owned())))
         .filter(|(key, value)| key != VALIDATION || value != "{}")
+        .filter(|(key, value)| ![SOURCE_SUMS, TENSORS_SUM].contains(&key.as_str()) || !value.starts_with("00000000"))
         .collect())
 }
 
@@ -88,23 +172,13 @@ fn into_gguf(path: &Path, result: &str) -> Result<bool> {
     if format::detect(path)? != format::GGUF || result.len() > VALIDATION_BYTES {
         return Ok(false);
     }
-    let file = GgufFile::open(path)?;
-    let Some(Value::String(old)) = file.metadata().get(VALIDATION) else { return Ok(false) };
-    let Some(offset) = file.string_offset(VALIDATION).filter(|_| old.len() == VALIDATION_BYTES) else {
-        return Ok(false);
-    };
-    let failed = || Error::io("writing", path);
-    let mut writer = OpenOptions::new().write(true).open(path).map_err(failed())?;
-    let metadata = writer.metadata().map_err(failed())?;
-    if !has_one_name(&metadata) {
+    let metadata = std::fs::metadata(path).map_err(Error::io("reading", path))?;
+    if !has_one_name(&metadata) || !overwrite(path, VALIDATION, &format!("{result:<VALIDATION_BYTES$}"))? {
         return Ok(false);
     }
-    writer.seek(SeekFrom::Start(offset)).map_err(failed())?;
-    writer.write_all(format!("{result:<VALIDATION_BYTES$}").as_bytes()).map_err(failed())?;
-    writer.sync_all().map_err(failed())?;
     // What the file is made of has not changed, and neither should what it is recognized by.
-    if let Ok(modified) = metadata.modified() {
-        let _ = writer.set_modified(modified);
+    if let (Ok(modified), Ok(file)) = (metadata.modified(), OpenOptions::new().write(true).open(path)) {
+        let _ = file.set_modified(modified);
     }
     Ok(true)
 }

@@ -1,11 +1,14 @@
 //! Source → quantized artifact: finds the quantizer, runs it in a worker, and gives the result its name only when whole.
 
+mod find;
+mod partial;
 mod publish;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::models::source::{self, Source};
 use crate::models::store::{self, Record};
+use crate::models::hashes::{self, Sums};
 use crate::models::{format, provenance};
 use crate::plugins::Candidate;
 use crate::worker::client::Worker;
@@ -15,11 +18,15 @@ use pajamas_plugin_api::{
     options,
 };
 use serde::Serialize;
-use sha2::{Digest, Sha256};
+use find::{find_quantizer, recipes};
+use partial::Partial;
 use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+pub use partial::lock;
 
 /// What to make.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +48,8 @@ pub struct QuantizeOptions {
 pub struct Artifact {
     /// Where it is.
     pub path: PathBuf,
+    /// What belongs to it and lies beside it: an importance matrix.
+    pub companions: Vec<PathBuf>,
     /// `gguf`, `mlx`, …
     pub format: String,
     /// By which recipe.
@@ -71,95 +80,196 @@ pub fn quantize(
     progress: &dyn Fn(&ProgressUpdate),
     cancel: &CancelToken,
 ) -> Result<Artifact> {
-    let (candidate, recipe) = find_quantizer(candidates, source, options, config)?;
-    let mut recipe_options = Options::default();
-    for (name, value) in &options.options {
-        let value = options::parse(&recipe.options, name, value)?;
-        // Naming the default makes what not naming it makes, under the same name.
-        let is_default = |spec: &OptionSpec| spec.name == *name && spec.default == value.to_string();
-        if !recipe.options.iter().any(is_default) {
-            recipe_options.set(name, value);
-        }
-    }
-    let written = recipe_options.iter().map(|(name, value)| (name.to_owned(), value.to_string())).collect();
-    let fingerprint = source::fingerprint(source)?;
-    let origin = source.hub.as_ref().map_or_else(|| source.path.display().to_string(), |(id, _)| id.clone());
-    let extension = match recipe.artifact {
-        ArtifactKind::Folder => String::new(),
-        _ => format!(".{}", recipe.format),
-    };
-    let name = match &options.name {
-        Some(name) => checked_name(name)?,
-        None => default_name(&source.name, &recipe, &recipe_options),
-    };
-    let file = format!("{}{extension}", name.strip_suffix(&extension).unwrap_or(&name));
-    let target = match &options.output_dir {
-        Some(dir) => dir.join(&file),
-        None => store::place(config, &file, &extension, &origin, &fingerprint),
-    };
-    let dir = target.parent().unwrap_or(Path::new(".")).to_owned();
-    if dir.exists() && !dir.is_dir() {
-        let hint = "`-o` names the folder to write to; `--name` names the file".into();
-        return Err(Error::Invalid { path: dir, message: "this is not a folder".into(), hint });
-    }
+    let plan = Plan::new(source, options, candidates, config)?;
+    let dir = plan.target.parent().unwrap_or(Path::new(".")).to_owned();
     let dir_is_new = !dir.exists();
     std::fs::create_dir_all(&dir).map_err(Error::io("creating", &dir))?;
     let dir = dir.canonicalize().map_err(Error::io("resolving", &dir))?;
-    let target = dir.join(target.file_name().unwrap_or_default());
-    if target == source.path {
-        return Err(Error::Refused {
-            message: format!("`{}` is the source itself", target.display()),
-            hint: "choose another name with `--name`".into(),
-        });
-    }
-    publish::check_replaceable(&target, recipe.artifact)?;
+    let target = dir.join(plan.target.file_name().unwrap_or_default());
+    publish::check_replaceable(&target, plan.recipe.artifact)?;
     let _lock = lock(&target, config)?;
     let started = Instant::now();
     let partial = Partial::create(&target, dir_is_new)?;
     let output = partial.dir.join(target.file_name().unwrap_or_default());
-    let mut job = QuantizeJob::new(&source.path, &recipe.name, output, partial.dir.join("scratch"));
-    job.source_format.clone_from(&source.format);
-    job.threads = config.threads;
-    job.options = recipe_options;
-    job.provenance = origin_keys(source, &recipe, candidate);
-    if recipe.format == format::GGUF {
-        job.provenance.insert(provenance::VALIDATION.into(), provenance::room_for_validation());
-    }
+    let mut job = plan.job(source, output, partial.dir.join("scratch"), config);
     std::fs::create_dir(&job.scratch_dir).map_err(Error::io("creating", &job.scratch_dir))?;
-    let (report, worker) = run_worker(candidate, &job, config, progress, cancel)?;
-    if options.output_dir.is_none() {
+    let files = hashes::files_of(source)?;
+    if plan.recipe.format == format::GGUF {
+        for (key, room) in provenance::rooms(&files) {
+            job.provenance.insert(key.into(), room);
+        }
+    }
+    let (report, worker, sums) = make(plan.candidate, &job, &files, config, progress, cancel)?;
+    provenance::seal(&job.output, &mut job.provenance, &sums, progress, cancel)?;
+    let in_store = options.output_dir.is_none();
+    if in_store {
         // Whatever happens between the two next steps, no record describes a file that it was not made for.
         store::forget(config, &target);
     }
+    let companions = publish::companions(&job.scratch_dir, &target, plan.recipe.artifact)?;
     publish::publish(&job.output, &target, &job.provenance)?;
     // Until here the worker would have cleaned up after a host that was killed.
     drop(worker);
     drop(partial);
-    if options.output_dir.is_none() {
-        store::remember(
-            config,
-            &Record {
-                file: target.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-                format: recipe.format.clone(),
-                method: recipe.name.clone(),
-                source: origin,
-                fingerprint,
-                size_bytes: store::size_on_disk(&target),
-                options: written,
-                created_unix_s: now_unix_s(),
-                validation: None,
-            },
-        )?;
+    if in_store {
+        let file_name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let record = Record {
+            file: file_name(&target),
+            format: plan.recipe.format.clone(),
+            method: plan.recipe.name.clone(),
+            source: plan.origin.clone(),
+            fingerprint: plan.fingerprint.clone(),
+            size_bytes: store::size_on_disk(&target),
+            options: plan.written_options(),
+            created_unix_s: now_unix_s(),
+            validation: None,
+            companions: companions.iter().map(file_name).collect(),
+        };
+        store::remember(config, &record)?;
     }
-    let ratio = if report.output_bytes > 0 { report.source_bytes as f64 / report.output_bytes as f64 } else { 0.0 };
-    Ok(Artifact {
-        path: target,
-        format: recipe.format,
-        method: recipe.name,
-        backend: candidate.name(),
-        report,
-        ratio,
-        elapsed_ms: started.elapsed().as_secs_f64() * 1e3,
+    Ok(plan.artifact(target, companions, report, started))
+}
+
+/// Says what [`quantize`] would make, and writes nothing.
+///
+/// # Errors
+/// When no quantizer makes it, or the one that does cannot say.
+pub fn dry_run(
+    source: &Source,
+    options: &QuantizeOptions,
+    candidates: &[Candidate],
+    config: &Config,
+    cancel: &CancelToken,
+) -> Result<Artifact> {
+    let plan = Plan::new(source, options, candidates, config)?;
+    if !plan.recipe.dry_run {
+        return Err(Error::Refused {
+            message: format!("the quantizer of `{}` cannot say what it would make", plan.candidate.name()),
+            hint: "leave `--dry-run` out".into(),
+        });
+    }
+    publish::check_replaceable(&plan.target, plan.recipe.artifact)?;
+    let started = Instant::now();
+    let scratch = tempfile::tempdir().map_err(Error::io("creating", &std::env::temp_dir()))?;
+    let mut job = plan.job(source, plan.target.clone(), scratch.path().to_owned(), config);
+    job.dry_run = true;
+    if plan.recipe.format == format::GGUF {
+        // What is not known yet takes as much room as what will be.
+        job.provenance.extend(provenance::rooms(&hashes::files_of(source)?).map(|(key, room)| (key.to_owned(), room)));
+    }
+    let (report, _) = run_worker(plan.candidate, &job, config, &|_| (), cancel)?;
+    let target = plan.target.clone();
+    Ok(plan.artifact(target, Vec::new(), report, started))
+}
+
+/// What is to be made, by whom, and where it goes.
+struct Plan<'a> {
+    candidate: &'a Candidate,
+    recipe: Recipe,
+    options: Options,
+    provenance: BTreeMap<String, String>,
+    /// Path or id of what it is made from, and its fingerprint.
+    origin: String,
+    fingerprint: String,
+    target: PathBuf,
+}
+
+impl<'a> Plan<'a> {
+    fn new(
+        source: &Source,
+        options: &QuantizeOptions,
+        candidates: &'a [Candidate],
+        config: &Config,
+    ) -> Result<Self> {
+        let (candidate, recipe) = find_quantizer(candidates, source, options, config)?;
+        let mut chosen = Options::default();
+        for (name, value) in &options.options {
+            let value = options::parse(&recipe.options, name, value)?;
+            // Naming the default makes what not naming it makes, under the same name.
+            let is_default = |spec: &OptionSpec| spec.name == *name && spec.default == value.to_string();
+            if !recipe.options.iter().any(is_default) {
+                chosen.set(name, value);
+            }
+        }
+        let fingerprint = source::fingerprint(source)?;
+        let origin = source.hub.as_ref().map_or_else(|| source.path.display().to_string(), |(id, _)| id.clone());
+        let extension = match recipe.artifact {
+            ArtifactKind::Folder => String::new(),
+            _ => format!(".{}", recipe.format),
+        };
+        let name = match &options.name {
+            Some(name) => checked_name(name)?,
+            None => default_name(&source.name, &recipe, &chosen),
+        };
+        let file = format!("{}{extension}", name.strip_suffix(&extension).unwrap_or(&name));
+        let target = match &options.output_dir {
+            Some(dir) => dir.join(&file),
+            None => store::place(config, &file, &extension, &origin, &fingerprint),
+        };
+        let dir = target.parent().unwrap_or(Path::new("."));
+        if dir.exists() && !dir.is_dir() {
+            let hint = "`-o` names the folder to write to; `--name` names the file".into();
+            return Err(Error::Invalid { path: dir.to_owned(), message: "this is not a folder".into(), hint });
+        }
+        if target.canonicalize().is_ok_and(|target| target == source.path) {
+            return Err(Error::Refused {
+                message: format!("`{}` is the source itself", target.display()),
+                hint: "choose another name with `--name`".into(),
+            });
+        }
+        let provenance = origin_keys(source, &recipe, candidate, &chosen);
+        Ok(Self { candidate, recipe, options: chosen, provenance, origin, fingerprint, target })
+    }
+
+    fn job(&self, source: &Source, output: PathBuf, scratch_dir: PathBuf, config: &Config) -> QuantizeJob {
+        let mut job = QuantizeJob::new(&source.path, &self.recipe.name, output, scratch_dir);
+        job.source_format.clone_from(&source.format);
+        job.threads = config.threads;
+        job.options = self.options.clone();
+        job.provenance = self.provenance.clone();
+        job
+    }
+
+    fn written_options(&self) -> BTreeMap<String, String> {
+        self.options.iter().map(|(name, value)| (name.to_owned(), value.to_string())).collect()
+    }
+
+    fn artifact(self, path: PathBuf, companions: Vec<PathBuf>, report: QuantizeReport, started: Instant) -> Artifact {
+        let ratio = if report.output_bytes > 0 { report.source_bytes as f64 / report.output_bytes as f64 } else { 0.0 };
+        Artifact {
+            path,
+            companions,
+            format: self.recipe.format,
+            method: self.recipe.name,
+            backend: self.candidate.name(),
+            report,
+            ratio,
+            elapsed_ms: started.elapsed().as_secs_f64() * 1e3,
+        }
+    }
+}
+
+/// Lets a worker do `job`, and adds up the source's `files` meanwhile.
+fn make(
+    candidate: &Candidate,
+    job: &QuantizeJob,
+    files: &[PathBuf],
+    config: &Config,
+    progress: &dyn Fn(&ProgressUpdate),
+    cancel: &CancelToken,
+) -> Result<(QuantizeReport, Worker, Sums)> {
+    let failed = Arc::new(AtomicBool::new(false));
+    let stop = {
+        let (failed, cancel) = (Arc::clone(&failed), cancel.clone());
+        CancelToken::new(move || failed.load(Ordering::Relaxed) || cancel.is_cancelled())
+    };
+    std::thread::scope(|scope| {
+        let adding_up = scope.spawn(move || Sums::of(files, &mut |_| (), &stop));
+        let made = run_worker(candidate, job, config, progress, cancel);
+        failed.store(made.is_err(), Ordering::Relaxed);
+        let sums = adding_up.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
+        let (report, worker) = made?;
+        Ok((report, worker, sums?))
     })
 }
 
@@ -193,88 +303,6 @@ pub fn makeable(source_format: &str, method: Option<&str>, candidates: &[Candida
     formats
 }
 
-/// Every recipe of every candidate, available or not: a quantizer works without its backend's device.
-fn recipes(candidates: &[Candidate]) -> impl Iterator<Item = (&Candidate, &Recipe)> {
-    candidates.iter().flat_map(|candidate| {
-        let recipes = candidate.report.as_ref().map_or(&[][..], |report| &report.recipes);
-        let known = recipes.iter().filter(|recipe| recipe.artifact != ArtifactKind::Unknown);
-        known.map(move |recipe| (candidate, recipe))
-    })
-}
-
-/// The first candidate whose quantizer makes what is wanted, and its recipe for that.
-fn find_quantizer<'a>(
-    candidates: &'a [Candidate],
-    source: &Source,
-    options: &QuantizeOptions,
-    config: &Config,
-) -> Result<(&'a Candidate, Recipe)> {
-    let source_format = source.format.as_str();
-    let able: Vec<_> = recipes(candidates)
-        .filter(|(_, recipe)| recipe.sources.iter().any(|known| known == source_format))
-        .filter(|(_, recipe)| options.format.as_ref().is_none_or(|format| recipe.format.eq_ignore_ascii_case(format)))
-        .collect();
-    let by_name = |name: &str| able.iter().find(|(_, recipe)| recipe.name.eq_ignore_ascii_case(name));
-    let found = match &options.method {
-        Some(name) => by_name(name),
-        // The method of the config is for the formats that have it.
-        None => (config.method.as_deref().and_then(by_name))
-            .or_else(|| able.iter().find(|(_, recipe)| recipe.format == format::GGUF))
-            .or_else(|| able.first()),
-    };
-    if let Some((candidate, recipe)) = found {
-        return Ok((candidate, (*recipe).clone()));
-    }
-    let known = |names: &mut dyn Iterator<Item = &String>| {
-        let mut known: Vec<String> = Vec::new();
-        names.for_each(|name| {
-            if !known.contains(name) {
-                known.push(name.clone());
-            }
-        });
-        known
-    };
-    let formats = known(&mut recipes(candidates).map(|(_, recipe)| &recipe.format));
-    if let Some(format) = options.format.as_ref().filter(|format| !formats.contains(&format.to_lowercase()))
-        && !formats.is_empty()
-        // One of ours that is only not installed has a better answer.
-        && ![format::GGUF, format::MLX].contains(&format.to_lowercase().as_str())
-    {
-        let near = options::nearest(format, formats.iter().map(String::as_str));
-        let hint =
-            near.map_or_else(|| format!("formats: {}", formats.join(", ")), |near| format!("did you mean `{near}`?"));
-        return Err(Error::Usage { message: format!("no plugin makes the format `{format}`"), hint });
-    }
-    match &options.method {
-        Some(name) if !able.is_empty() => {
-            let elsewhere = recipes(candidates).find(|(_, recipe)| recipe.name.eq_ignore_ascii_case(name));
-            let known = known(&mut able.iter().map(|(_, recipe)| &recipe.name));
-            match (elsewhere, &options.format) {
-                (Some((_, recipe)), Some(format)) => Err(Error::Usage {
-                    message: format!(
-                        "`{name}` makes {} models, not {}",
-                        recipe.format.to_uppercase(),
-                        format.to_uppercase()
-                    ),
-                    hint: format!("methods: {}", known.join(", ")),
-                }),
-                _ => Err(Error::UnknownRecipe { name: name.clone(), known }),
-            }
-        }
-        _ => Err(Error::NoBackend {
-            task: match (&options.format, source_format) {
-                (None, format::HUGGING_FACE) => "quantize models".into(),
-                (None, source) => format!("make anything of {} models", source.to_uppercase()),
-                (Some(format), format::HUGGING_FACE) => format!("make {} models", format.to_uppercase()),
-                (Some(format), source) => {
-                    format!("make {} models of {} models", format.to_uppercase(), source.to_uppercase())
-                }
-            },
-            reasons: candidates.iter().map(|c| format!("{}: {}", c.name(), describe(c))).collect(),
-        }),
-    }
-}
-
 /// `<model>-<method>` for a file, whose extension tells the format; `<model>-<format>-<method>` for a folder; then
 /// every option that was set.
 fn default_name(model: &str, recipe: &Recipe, options: &Options) -> String {
@@ -285,15 +313,20 @@ fn default_name(model: &str, recipe: &Recipe, options: &Options) -> String {
     for (option, value) in options.iter() {
         match value {
             OptionValue::Bool(true) => name += &format!("-{option}"),
+            OptionValue::Text(text) => name += &format!("-{option}-{}", short_name(text)),
             value => name += &format!("-{option}-{value}"),
         }
     }
-    // An option's text may be anything.
     name.to_lowercase().replace(['/', '\\', '\0'], "_")
 }
 
-fn describe(candidate: &Candidate) -> &str {
-    if candidate.report.is_some() { "it has no quantizer for that" } else { &candidate.reason }
+/// What an option's text, which may be anything, contributes to a file's name: of a path its last part without extension.
+fn short_name(text: &str) -> String {
+    const CHARS_MAX: usize = 40;
+    let path = Path::new(text);
+    let text = if path.is_absolute() { path.file_stem().unwrap_or_default().to_string_lossy() } else { text.into() };
+    let plain = |letter: char| if letter.is_alphanumeric() || "-_.=".contains(letter) { letter } else { '_' };
+    text.chars().map(plain).take(CHARS_MAX).collect()
 }
 
 fn checked_name(name: &str) -> Result<String> {
@@ -306,84 +339,26 @@ fn checked_name(name: &str) -> Result<String> {
     Ok(name.to_owned())
 }
 
-fn origin_keys(source: &Source, recipe: &Recipe, candidate: &Candidate) -> BTreeMap<String, String> {
+fn origin_keys(
+    source: &Source,
+    recipe: &Recipe,
+    candidate: &Candidate,
+    options: &Options,
+) -> BTreeMap<String, String> {
     let version = candidate.manifest.as_ref().map_or_else(String::new, |m| m.version.to_string());
     let mut keys = vec![
         ("pajamas.version", env!("CARGO_PKG_VERSION").to_owned()),
         ("pajamas.method", recipe.name.clone()),
         ("pajamas.quantizer", format!("{} {version}", candidate.name())),
     ];
+    if !options.is_empty() {
+        keys.push(("pajamas.options", serde_json::to_string(options).unwrap_or_default()));
+    }
     if let Some((id, commit)) = &source.hub {
         keys.push(("general.source.huggingface.repository", id.clone()));
         keys.push(("pajamas.source.commit", commit.clone()));
     }
     keys.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
-}
-
-/// One writer to a target: the lock lives in the cache folder, so that nothing is left beside the target.
-///
-/// # Errors
-/// When another process holds it.
-pub fn lock(target: &Path, config: &Config) -> Result<File> {
-    let dir = config.cache_dir().join("locks");
-    std::fs::create_dir_all(&dir).map_err(|error| no_lock(&dir, &error))?;
-    let key = Sha256::digest(target.as_os_str().as_encoded_bytes());
-    let path =
-        dir.join(format!("{:02x}{:02x}{:02x}{:02x}{:02x}{:02x}.lock", key[0], key[1], key[2], key[3], key[4], key[5]));
-    let file = File::create(&path).map_err(|error| no_lock(&path, &error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Refused {
-            message: format!("another pajamas is writing `{}`", target.display()),
-            hint: "wait for it, or choose another name with `--name`".into(),
-        }),
-        Err(TryLockError::Error(error)) => Err(Error::io("locking", &path)(error)),
-    }
-}
-
-fn no_lock(path: &Path, error: &std::io::Error) -> Error {
-    Error::Refused {
-        message: format!("creating `{}`, which keeps two writers apart, failed: {error}", path.display()),
-        hint: "PAJAMAS_HOME must name a folder that you may write to".into(),
-    }
-}
-
-/// The folder beside the target that holds everything unfinished; removed when dropped.
-struct Partial {
-    dir: PathBuf,
-    /// The folder that was made for the target, if it was: it goes too when nothing was put into it.
-    new_parent: Option<PathBuf>,
-}
-
-impl Partial {
-    fn create(target: &Path, parent_is_new: bool) -> Result<Self> {
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
-        let (prefix, suffix) = (format!(".{name}."), ".partial");
-        // Whoever left one behind was killed: the lock says that no host is at it now. A worker that is just cleaning
-        // up after its host knows its own folder only, so this one's name is new.
-        for entry in target.parent().and_then(|dir| std::fs::read_dir(dir).ok()).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            let process = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(suffix));
-            // Of this target: `.m.` begins what is left of `m.gguf` as well.
-            if process.is_some_and(|id| !id.is_empty() && id.bytes().all(|digit| digit.is_ascii_digit())) {
-                let _ = std::fs::remove_dir_all(entry.path());
-            }
-        }
-        let dir = target.with_file_name(format!("{prefix}{}{suffix}", std::process::id()));
-        std::fs::create_dir(&dir).map_err(Error::io("creating", &dir))?;
-        let new_parent = target.parent().filter(|_| parent_is_new).map(Path::to_owned);
-        Ok(Self { dir, new_parent })
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.dir);
-        if let Some(parent) = &self.new_parent {
-            let _ = std::fs::remove_dir(parent);
-        }
-    }
 }
 
 fn run_worker(

@@ -6,7 +6,7 @@ use pajamas_plugin_api::ArtifactKind;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A file is replaced by one of the same name; a folder by a folder, and only if pajamas made it.
 ///
@@ -59,6 +59,33 @@ pub fn publish(from: &Path, to: &Path, provenance: &BTreeMap<String, String>) ->
         let _ = File::open(dir).and_then(|dir| dir.sync_all());
     }
     Ok(())
+}
+
+/// Puts what a quantizer left in `scratch` for the artifact `target` beside that, under its name: `m.gguf` and `imatrix.gguf`
+/// become `m.gguf` and `m.imatrix.gguf`. Gives their paths.
+///
+/// # Errors
+/// When writing or renaming fails.
+pub fn companions(scratch: &Path, target: &Path, kind: ArtifactKind) -> Result<Vec<PathBuf>> {
+    if kind == ArtifactKind::Folder {
+        return Ok(Vec::new());
+    }
+    let stem = target.file_stem().unwrap_or_default().to_string_lossy();
+    let listing = std::fs::read_dir(scratch).map_err(Error::io("reading", scratch))?;
+    let mut placed = Vec::new();
+    for entry in listing {
+        let from = entry.map_err(Error::io("reading", scratch))?.path();
+        let name = format!("{stem}.{}", from.file_name().unwrap_or_default().to_string_lossy());
+        let to = target.with_file_name(name);
+        if !from.is_file() || to.is_dir() {
+            continue;
+        }
+        sync(&from)?;
+        std::fs::rename(&from, &to).map_err(Error::io("renaming", &from))?;
+        placed.push(to);
+    }
+    placed.sort();
+    Ok(placed)
 }
 
 fn sync(path: &Path) -> Result<()> {

@@ -10,7 +10,7 @@ use std::path::Path;
 const TEXT_BYTES_MAX: u64 = 512 << 20;
 /// The most values in a JSON text. The largest published `tokenizer.json` files have about two million; in memory each
 /// takes about a hundred bytes.
-const VALUES_MAX: usize = 8 << 20;
+const VALUES_MAX: usize = 4 << 20;
 
 /// The bytes of `path`, at most `bytes_max` of them, or none when there is no such file.
 pub(crate) fn read_bytes_if_present(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>> {

@@ -126,9 +126,10 @@ impl TokenizerFiles {
         }
         let tokenizer = self.tokenizer.clone();
         // The library panics at some normalizers that it cannot read.
-        let mut tokenizer = catch_unwind(AssertUnwindSafe(|| serde_json::from_value::<tokenizers::Tokenizer>(tokenizer)))
-            .map_err(|_| failed(&"the library for tokenizers does not understand it"))?
-            .map_err(|error| failed(&error))?;
+        let mut tokenizer =
+            catch_unwind(AssertUnwindSafe(|| serde_json::from_value::<tokenizers::Tokenizer>(tokenizer)))
+                .map_err(|_| failed(&"the library for tokenizers does not understand it"))?
+                .map_err(|error| failed(&error))?;
         // Some files keep what training cut and filled texts to; a prompt is neither cut nor filled.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| Error::other(format!("the tokenizer failed: {error}")))?;
@@ -252,9 +253,9 @@ fn overstates_charsmap(normalizer: &Value) -> bool {
 fn first_number(base64: &str) -> Option<usize> {
     const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let digits = base64.as_bytes().first_chunk::<6>()?;
-    let bits = digits.iter().try_fold(0_u64, |bits, byte| {
-        Some(bits << 6 | DIGITS.iter().position(|digit| digit == byte)? as u64)
-    })?;
+    let bits = digits
+        .iter()
+        .try_fold(0_u64, |bits, byte| Some(bits << 6 | DIGITS.iter().position(|digit| digit == byte)? as u64))?;
     Some(((bits >> 4) as u32).swap_bytes() as usize)
 }
 
@@ -347,15 +348,17 @@ fn with_added_tokens(mut tokenizer: Value, tokenizer_config: &Value, listed: &[(
         rstrip: false,
     });
     let Some(entries) = tokenizer.get_mut("added_tokens").and_then(Value::as_array_mut) else { return tokenizer };
+    let known = std::mem::take(entries).into_iter();
+    let mut by_id: BTreeMap<_, Value> = known.map(|entry| (entry.get("id").and_then(Value::as_u64), entry)).collect();
     // The later a file, the more it knows of a token.
     for token in listed.chain(configured) {
-        entries.retain(|entry| entry.get("id").and_then(Value::as_u64) != Some(token.id.into()));
-        entries.push(json!({
+        let entry = json!({
             "id": token.id, "content": token.content, "special": token.special, "normalized": token.normalized,
             "single_word": false, "lstrip": token.lstrip, "rstrip": token.rstrip,
-        }));
+        });
+        by_id.insert(Some(token.id.into()), entry);
     }
-    entries.sort_by_key(|entry| entry.get("id").and_then(Value::as_u64));
+    *entries = by_id.into_values().collect();
     tokenizer
 }
 

@@ -51,12 +51,12 @@ fn the_folder_itself() {
 
 #[test]
 fn json_files() {
-    let many = ",".repeat((8 << 20) + 1);
+    let (deep, many) = ("[".repeat(200), ",".repeat((4 << 20) + 1));
     let cases: [(&str, &[u8], &str); 8] = [
         ("config.json", b"{\"a\":\"\xff\"}", "is not UTF-8 text"),
         ("config.json", b"{\"hidden_size\":", "is not valid JSON: EOF while parsing a value"),
-        ("config.json", "[".repeat(200).as_bytes(), "is not valid JSON: recursion limit exceeded"),
-        ("config.json", many.as_bytes(), "holds more than 8388608 values"),
+        ("config.json", deep.as_bytes(), "is not valid JSON: recursion limit exceeded"),
+        ("config.json", many.as_bytes(), "holds more than 4194304 values"),
         ("config.json", b"[]", "is not a JSON object"),
         ("generation_config.json", b"{]", "is not valid JSON"),
         (INDEX, b"\xff\xfe", "is not UTF-8 text"),
@@ -72,22 +72,30 @@ fn json_files() {
 #[test]
 fn safetensors_headers() {
     let pair = |b: &str| format!(r#"{{"a":{{"dtype":"F32","shape":[2],"data_offsets":[0,8]}},"b":{b}}}"#);
-    let many = safetensors(&",".repeat((8 << 20) + 1), 0);
+    let many = safetensors(&",".repeat((4 << 20) + 1), 0);
     let cases: [(&str, Vec<u8>, &str); 16] = [
         ("no length", vec![1; 7], "is truncated: its header promises 8 bytes, the file has 7"),
         ("no header", vec![9, 0, 0, 0, 0, 0, 0, 0], "is truncated: its header promises 17 bytes, the file has 8"),
-        ("no data", safetensors(TWO, 7), "is truncated: its header promises 69 bytes, the file has 68"),
+        ("no data", safetensors(TWO, 7), "is truncated: its header promises 70 bytes, the file has 69"),
         ("more data", safetensors(TWO, 9), "has 1 bytes after its last tensor"),
         ("a pointer", b"version https://git-lfs.github.com/spec/v1\n".to_vec(), "is not a safetensors file"),
         ("no text", safetensors("", 0), "is damaged: EOF while parsing a value"),
         ("no object", safetensors("[]", 0), "is damaged: invalid type: sequence"),
-        ("many values", many, "holds more than 8388608 values"),
-        ("no shape", safetensors(r#"{"a":{"dtype":"F32","data_offsets":[0,8]}}"#, 8), "is damaged: missing field `shape`"),
+        ("many values", many, "holds more than 4194304 values"),
+        (
+            "no shape",
+            safetensors(r#"{"a":{"dtype":"F32","data_offsets":[0,8]}}"#, 8),
+            "is damaged: missing field `shape`",
+        ),
         ("odd type", safetensors(&TWO.replace("F32", "F23"), 8), "is damaged: unknown variant `F23`"),
         ("negative", safetensors(&TWO.replace("[2]", "[-2]"), 8), "is damaged: invalid value: integer `-2`"),
-        ("odd size", safetensors(&TWO.replace("[2]", "[3]"), 8), "shape, data type, or offset of tensor is invalid"),
+        ("odd size", safetensors(&TWO.replace("[2]", "[3]"), 8), "invalid shape, data type, or offset for tensor"),
         ("huge size", safetensors(&TWO.replace("[2]", "[4611686018427387904,8]"), 8), "overflow computing buffer size"),
-        ("half bytes", safetensors(&TWO.replace("F32", "F4").replace("[2]", "[17]"), 8), "slice is misaligned"),
+        (
+            "half bytes",
+            safetensors(&TWO.replace("F32", "F4").replace("[2]", "[17]"), 8),
+            "does not end up at a byte boundary",
+        ),
         (
             "a hole",
             safetensors(&pair(r#"{"dtype":"F32","shape":[1],"data_offsets":[12,16]}"#), 16),
@@ -171,13 +179,25 @@ fn configurations() {
     let cases: [(&str, Read, &str); 17] = [
         (r#"{"architectures":[]}"#, |config| config.architecture().map(drop), "names no `architectures`"),
         (r#"{"num_hidden_layers":null}"#, |config| config.layers().map(drop), "has no `num_hidden_layers`"),
-        (r#"{"hidden_size":0}"#, |config| config.hidden_size().map(drop), "`hidden_size` is 0, a positive whole number"),
+        (
+            r#"{"hidden_size":0}"#,
+            |config| config.hidden_size().map(drop),
+            "`hidden_size` is 0, a positive whole number",
+        ),
         (r#"{"vocab_size":4294967296}"#, |config| config.vocabulary_size().map(drop), "`vocab_size` is 4294967296, a"),
-        (r#"{"intermediate_size":"8"}"#, |config| config.intermediate_size().map(drop), r#"`intermediate_size` is "8""#),
+        (
+            r#"{"intermediate_size":"8"}"#,
+            |config| config.intermediate_size().map(drop),
+            r#"`intermediate_size` is "8""#,
+        ),
         (r#"{"hidden_size":3,"num_attention_heads":4}"#, head, "4 attention heads cannot share a hidden size of 3"),
         (r#"{"rope_theta":0}"#, rope, "`rope_theta` is 0, a positive number was expected"),
         (r#"{"rope_scaling":{"type":"linear"}}"#, rope, "asks for linear rope scaling without a positive `factor`"),
-        (r#"{"rope_scaling":{"type":"yarn","factor":-1}}"#, rope, "asks for yarn rope scaling without a positive `factor`"),
+        (
+            r#"{"rope_scaling":{"type":"yarn","factor":-1}}"#,
+            rope,
+            "asks for yarn rope scaling without a positive `factor`",
+        ),
         (
             r#"{"rope_scaling":{"type":"llama3","low_freq_factor":0.0}}"#,
             rope,
@@ -196,7 +216,7 @@ fn configurations() {
         (
             r#"{"rope_scaling":{"type":"yarn","factor":2,"original_max_position_embeddings":1e300}}"#,
             rope,
-            "`original_max_position_embeddings` is 1e300, a positive whole number",
+            "`original_max_position_embeddings` is 1e+300, a positive whole number",
         ),
         (r#"{"rope_scaling":{"type":"yarn","factor":2}}"#, rope, "has no `max_position_embeddings`"),
         (
@@ -252,9 +272,21 @@ fn tokenizer_files() {
             "tokenizer.json",
             "has no usable `added_tokens`",
         ),
-        (&[("tokenizer.json", tokenizer), ("tokenizer_config.json", b"{")], "tokenizer_config.json", "is not valid JSON"),
-        (&[("tokenizer.json", tokenizer), ("special_tokens_map.json", b"{")], "special_tokens_map.json", "is not valid JSON"),
-        (&[("tokenizer.json", tokenizer), ("chat_template.jinja", b"\xff")], "chat_template.jinja", "is not UTF-8 text"),
+        (
+            &[("tokenizer.json", tokenizer), ("tokenizer_config.json", b"{")],
+            "tokenizer_config.json",
+            "is not valid JSON",
+        ),
+        (
+            &[("tokenizer.json", tokenizer), ("special_tokens_map.json", b"{")],
+            "special_tokens_map.json",
+            "is not valid JSON",
+        ),
+        (
+            &[("tokenizer.json", tokenizer), ("chat_template.jinja", b"\xff")],
+            "chat_template.jinja",
+            "is not UTF-8 text",
+        ),
         (
             &[("tokenizer.json", tokenizer), ("added_tokens.json", br#"{"a":"b"}"#)],
             "added_tokens.json",
@@ -265,7 +297,9 @@ fn tokenizer_files() {
     for (files, named, message) in cases {
         let dir = folder(files);
         let error = TokenizerFiles::read(dir.path()).unwrap_err();
-        assert_says(&error, ErrorKind::InvalidModel, &dir.path().join(named), message);
+        // An empty name stands for the folder.
+        let named = if named.is_empty() { dir.path().to_owned() } else { dir.path().join(named) };
+        assert_says(&error, ErrorKind::InvalidModel, &named, message);
     }
 }
 
@@ -317,4 +351,21 @@ fn tensors_read_beyond_their_end() {
     let model = HfModel::open(dir.path()).unwrap();
     let error = model.tensor("a").unwrap().read_f32(0..2).unwrap_err();
     assert_says(&error, ErrorKind::Unsupported, dir.path(), "is stored as U32; F32, F16 and BF16 can be read");
+}
+
+#[test]
+fn many_added_tokens_take_no_time() {
+    // One piece, `a`, and the mark of BPE.
+    let model = [0x0a, 3, 0x0a, 1, b'a', 0x12, 2, 0x18, 2];
+    let added: Vec<String> = (1..=60_000).map(|id| format!(r#""{id}":{{"content":"t{id}","special":true}}"#)).collect();
+    let config = format!(r#"{{"added_tokens_decoder":{{{}}}}}"#, added.join(","));
+    let dir = folder(&[
+        ("tokenizer.model", &model),
+        ("added_tokens.json", br#"{"x":70000,"y":5}"#),
+        ("tokenizer_config.json", config.as_bytes()),
+    ]);
+    let files = TokenizerFiles::read(dir.path()).unwrap();
+    let tokens = files.added_tokens();
+    assert_eq!((tokens.len(), tokens[4].content.as_str()), (60_001, "t5"));
+    assert_eq!((tokens[60_000].content.as_str(), tokens[60_000].id), ("x", 70_000));
 }

@@ -37,6 +37,9 @@ pub struct Record {
     /// What validating it came to, if that was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub validation: Option<Summary>,
+    /// Names of the files beside it that belong to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub companions: Vec<String>,
 }
 
 impl Record {
@@ -57,7 +60,10 @@ pub fn list(config: &Config) -> Vec<Record> {
     let mut paths: Vec<PathBuf> = listing.flatten().map(|entry| entry.path()).collect();
     paths.sort();
     let shown = |path: &&PathBuf| !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-    paths.iter().filter(shown).filter_map(|path| record(config, path)).collect()
+    let mut records: Vec<Record> = paths.iter().filter(shown).filter_map(|path| record(config, path)).collect();
+    let companions: Vec<String> = records.iter().flat_map(|record| record.companions.clone()).collect();
+    records.retain(|record| !companions.contains(&record.file));
+    records
 }
 
 /// What is known of the artifact at `path`; its size is the artifact's own. None for what is no artifact.

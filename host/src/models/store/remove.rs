@@ -63,9 +63,18 @@ impl Removal {
         };
         let paths = self.paths();
         let _locks: Vec<File> = paths.iter().map(lock).collect::<Result<_>>()?;
-        for path in paths {
-            remove(&path).map_err(Error::io("removing", &path))?;
-            forget(config, &path);
+        for (path, record) in paths.iter().zip(&self.records) {
+            remove(path).map_err(Error::io("removing", path))?;
+            for companion in record.companions.iter().filter(|name| !name.contains(['/', '\\'])) {
+                let companion = self.dir.join(companion);
+                match std::fs::remove_file(&companion) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(Error::io("removing", &companion)(error));
+                    }
+                    _ => (),
+                }
+            }
+            forget(config, path);
         }
         Ok(())
     }
