@@ -21,7 +21,7 @@ export CMAKE_C_COMPILER_LAUNCHER := ccache
 export CMAKE_CXX_COMPILER_LAUNCHER := ccache
 endif
 
-.PHONY: help deps build host plugins plugin-gguf-cpu plugin-mlx-quantize plugin-mlx demo test quality lint bench bench-gguf bench-mlx golden reference install clean
+.PHONY: help deps build host plugins plugin-gguf-cpu plugin-mlx-quantize plugin-mlx demo test fuzz quality lint bench bench-gguf bench-mlx bench-convert golden reference install clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -57,6 +57,9 @@ test: build $(if $(TEST_MLX),plugin-mlx) ## build everything and run every test 
 	$(TEST_MLX)
 	$(CARGO) test --release --locked --workspace -- --test-threads=1
 
+fuzz: deps ## feed damaged files to every reader of models, FUZZ_SECONDS seconds each (default: 10)
+	@tests/fuzz/run
+
 quality: build ## make the bundled model by every method, validate and measure each, and print the tables
 	$(CARGO) build --release --locked -p pajamas-tests --example quality_table
 	@"$(RELEASE)/examples/quality_table" "$(RELEASE)" tests/fixtures/pajama-tiny
@@ -79,6 +82,10 @@ bench-gguf: build
 bench-mlx: build plugin-mlx
 	$(CARGO) build --release --locked -p pajamas-tests --example answer
 	@tests/bench/mlx.sh "$(RELEASE)" "$(TARGET_DIR)/bench"
+
+bench-convert: build ## one pass from a Hugging Face folder beside llama.cpp's converter and quantizer (about MINUTES minutes, 10 GB)
+	$(CARGO) build --release --locked -p pajamas-gguf --example llama_quantize
+	@tests/bench/convert.sh "$(RELEASE)" "$(TARGET_DIR)/bench"
 
 golden: build ## recompute the golden files with transformers and mlx-lm (needs Python packages, see tests/oracle/README.md)
 	python3 tests/oracle/transformers_golden.py tests/fixtures/pajama-tiny tests/fixtures/golden

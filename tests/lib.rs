@@ -237,6 +237,11 @@ pub fn pajama_tiny() -> PathBuf {
     fixture("pajama-tiny")
 }
 
+/// The folder of tiny models with random weights, one for each family that can be converted.
+pub fn families() -> PathBuf {
+    fixture("families")
+}
+
 /// The golden file `name`.
 pub fn golden(name: &str) -> serde_json::Value {
     let text = std::fs::read_to_string(fixture("golden").join(name)).expect("the golden file");

@@ -209,6 +209,36 @@ mod tests {
     }
 
     #[test]
+    fn templates_of_every_family_come_out_as_from_transformers() {
+        let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
+        let json = |path: std::path::PathBuf| -> serde_json::Value {
+            serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+        };
+        let conversation = [Message::new("user", "Hello! What is it?"), Message::new("assistant", "It is a model.")];
+        let mut rendered = 0;
+        for entry in std::fs::read_dir(fixtures.join("families")).unwrap().flatten() {
+            let name = entry.file_name().into_string().unwrap();
+            let golden = json(fixtures.join(format!("golden/families/{name}.json")));
+            let Some(expected) = golden["rendered"].as_str() else { continue };
+            let config = json(entry.path().join("tokenizer_config.json"));
+            let file = || std::fs::read_to_string(entry.path().join("chat_template.jinja")).unwrap();
+            let template = config["chat_template"].as_str().map_or_else(file, str::to_owned);
+            let special = |role: &str| {
+                let token = &config[format!("{role}_token")];
+                let text = token.as_str().or(token["content"].as_str()).unwrap_or_default();
+                Some(SpecialToken { id: 0, text: text.into() })
+            };
+            let info = ModelInfo { bos_token: special("bos"), eos_token: special("eos"), ..info(&template) };
+            let Prompt::Text { segments, .. } = prompt(&info, &conversation).unwrap() else { panic!("{name}") };
+            let found: String = segments.iter().map(|segment| segment.text.as_str()).collect();
+            // Ours ends with the beginning of the next answer.
+            assert!(found.starts_with(expected), "{name}: {found:?}, transformers has {expected:?}");
+            rendered += 1;
+        }
+        assert!(rendered >= 4, "{rendered}");
+    }
+
+    #[test]
     fn a_template_that_raises_or_never_ends_is_an_error() {
         let error = |template: &str| prompt(&info(template), &[Message::new("user", "x")]).unwrap_err().to_string();
         assert!(error("{{ raise_exception('no system role') }}").contains("no system role"));

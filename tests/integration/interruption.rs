@@ -16,8 +16,8 @@ fn start(home: &Home) -> Child {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let scratch = home.path().join(format!("out/.deep-q4_k_m.gguf.{}.partial/scratch", child.id()));
-    wait("the work to begin", || std::fs::read_dir(&scratch).is_ok_and(|mut files| files.next().is_some()));
+    let unfinished = home.path().join(format!("out/.deep-q4_k_m.gguf.{}.partial/deep-q4_k_m.gguf", child.id()));
+    wait("the work to begin", || unfinished.exists());
     child
 }
 
@@ -54,6 +54,57 @@ fn kill_9_of_the_host_lets_its_worker_clean_up() {
     child.wait().unwrap();
     assert!(!home.listing("out").contains(&"deep-q4_k_m.gguf".to_owned()));
     wait("the worker to clean up", || home.listing("out").is_empty());
+}
+
+/// The worker of the program `host`, if it has one.
+#[cfg(target_os = "linux")]
+fn worker_of(host: u32) -> Option<libc::pid_t> {
+    let children = std::fs::read_to_string(format!("/proc/{host}/task/{host}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn kill_9_at_any_moment_leaves_no_half_file_and_the_next_run_succeeds() {
+    const MOMENTS: u32 = 50;
+    let home = Home::with_gguf_cpu();
+    let model = home.path().join("deep");
+    make_deep_model(&model, 20);
+    let out = home.path().join("out");
+    let quantize = || home.command(["quantize", model.to_str().unwrap(), "-o", out.to_str().unwrap()]);
+    let began = Instant::now();
+    assert!(quantize().output().unwrap().status.success());
+    let whole = std::fs::read(out.join("deep-q4_k_m.gguf")).unwrap();
+    let takes = began.elapsed();
+    std::fs::remove_dir_all(&out).unwrap();
+    let (mut state, mut finished) = (0x9e37_79b9_u32, 0);
+    for moment in 0..MOMENTS {
+        let mut child = quantize().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        // Spread evenly, each a little off, so that no phase is missed.
+        let part = (f64::from(moment) + f64::from(state) / f64::from(u32::MAX)) / f64::from(MOMENTS);
+        std::thread::sleep(takes.mul_f64(part));
+        let worker = worker_of(child.id());
+        signal(&child, libc::SIGKILL);
+        if let Some(worker) = worker.filter(|_| moment % 2 == 0) {
+            // Every other time the worker goes too, and nobody is left to clean up.
+            // SAFETY: a worker is a process group of its own; one that is gone by now is no error here.
+            unsafe { libc::kill(-worker, libc::SIGKILL) };
+        }
+        child.wait().unwrap();
+        if let Ok(found) = std::fs::read(out.join("deep-q4_k_m.gguf")) {
+            assert!(found == whole, "moment {moment}: under the final name there is something else than the whole file");
+            std::fs::remove_dir_all(&out).unwrap();
+            finished += 1;
+        }
+    }
+    assert!(finished < MOMENTS / 2, "most were killed in the middle: {finished} were not");
+    let last = quantize().output().unwrap();
+    assert!(last.status.success(), "{}", String::from_utf8_lossy(&last.stderr));
+    assert!(std::fs::read(out.join("deep-q4_k_m.gguf")).unwrap() == whole);
+    wait("the last worker to clean up", || home.listing("out") == ["deep-q4_k_m.gguf"]);
 }
 
 #[test]

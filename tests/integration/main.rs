@@ -4,6 +4,7 @@ mod bad_input;
 mod benchmark;
 mod chat;
 mod config_command;
+mod conversion;
 mod doctor;
 mod generation;
 mod help_and_json;

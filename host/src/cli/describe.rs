@@ -88,10 +88,16 @@ fn print(report: &Report) {
     if !model.provenance.is_empty() {
         output::print("\nProvenance");
         let shown = |key: &str, value: &str| match (key, value.parse()) {
-            ("record.created_unix_s", Ok(seconds)) => vec!["record.created".to_owned(), output::date(seconds) + " UTC"],
-            _ => vec![key.to_owned(), value.to_owned()],
+            ("record.created_unix_s", Ok(seconds)) => {
+                vec![vec!["record.created".to_owned(), output::date(seconds) + " UTC"]]
+            }
+            // Of several lines, which sums are, each is a row.
+            _ => {
+                let keys = std::iter::once(key).chain(std::iter::repeat(""));
+                keys.zip(value.lines()).map(|(key, line)| vec![key.to_owned(), line.to_owned()]).collect()
+            }
         };
-        let rows: Vec<Vec<String>> = model.provenance.iter().map(|(k, v)| shown(k, v)).collect();
+        let rows: Vec<Vec<String>> = model.provenance.iter().flat_map(|(k, v)| shown(k, v)).collect();
         output::table(&rows);
     }
     if let Some(memory) = &report.memory {

@@ -17,10 +17,13 @@ fn safetensors(header: &str, data_bytes: usize) -> Vec<u8> {
 const TWO: &str = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
 const INDEX: &str = "model.safetensors.index.json";
 
+/// A file's name and its bytes.
+type Named<'a> = (&'a str, &'a [u8]);
+
 /// A sound folder of one tensor, with `files` written over it.
-fn folder(files: &[(&str, &[u8])]) -> TempDir {
+fn folder(files: &[Named]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let sound: [(&str, &[u8]); 2] = [("config.json", b"{}"), ("model.safetensors", &safetensors(TWO, 8))];
+    let sound: [Named; 2] = [("config.json", b"{}"), ("model.safetensors", &safetensors(TWO, 8))];
     for (name, bytes) in sound.iter().chain(files) {
         std::fs::write(dir.path().join(name), bytes).unwrap();
     }
@@ -246,7 +249,7 @@ fn configurations() {
 fn tokenizer_files() {
     let tokenizer = br#"{"model":{"type":"BPE","vocab":{"a":0},"merges":[]}}"#;
     let large = vec![0; (64 << 20) + 1];
-    let cases: [(&[(&str, &[u8])], &str, &str); 14] = [
+    let cases: [(&[Named], &str, &str); 14] = [
         (&[], "", "has no tokenizer.json and no tokenizer.model"),
         (&[("tokenizer.json", b"{")], "tokenizer.json", "is not valid JSON"),
         (&[("tokenizer.json", b"{}")], "tokenizer.json", "has no usable `model.vocab`"),

@@ -1,7 +1,9 @@
 //! A real model through the whole crate: converted, quantized, loaded, asked, cancelled, measured.
 
+mod families;
 mod folder;
 mod forecast;
+mod importance;
 mod single_pass;
 
 use pajamas_gguf::{GgufModel, GgufQuantizer};

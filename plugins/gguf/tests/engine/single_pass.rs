@@ -95,7 +95,7 @@ fn write_safetensors(path: &Path, tensors: &[(String, Vec<u64>)]) {
     std::fs::write(path, bytes).unwrap();
 }
 
-fn families() -> PathBuf {
+pub(super) fn families() -> PathBuf {
     fixture().with_file_name("families")
 }
 
