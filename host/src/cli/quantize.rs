@@ -308,8 +308,8 @@ pub fn summarize(artifact: &Artifact, model: &str) {
     if report.tokenizer_checks > 0 {
         output::say(&format!("  checks {} tokenizations are those of the source", report.tokenizer_checks));
     }
-    for companion in &artifact.companions {
-        output::say(&format!("  beside {}", output::shown(&companion.display().to_string())));
+    for companion in &report.companions {
+        output::say(&format!("  beside {}", output::shown(companion)));
     }
     for note in &report.notes {
         output::say(&format!("  note   {}", output::clean(note)));

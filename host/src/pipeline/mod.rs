@@ -48,8 +48,6 @@ pub struct QuantizeOptions {
 pub struct Artifact {
     /// Where it is.
     pub path: PathBuf,
-    /// What belongs to it and lies beside it: an importance matrix.
-    pub companions: Vec<PathBuf>,
     /// `gguf`, `mlx`, …
     pub format: String,
     /// By which recipe.
@@ -99,14 +97,18 @@ pub fn quantize(
             job.provenance.insert(key.into(), room);
         }
     }
-    let (report, worker, sums) = make(plan.candidate, &job, &files, config, progress, cancel)?;
+    let (mut report, worker, sums) = make(plan.candidate, &job, &files, config, progress, cancel)?;
     provenance::seal(&job.output, &mut job.provenance, &sums, progress, cancel)?;
     let in_store = options.output_dir.is_none();
     if in_store {
         // Whatever happens between the two next steps, no record describes a file that it was not made for.
         store::forget(config, &target);
     }
-    let companions = publish::companions(&job.scratch_dir, &target, plan.recipe.artifact)?;
+    let companions = match plan.recipe.artifact {
+        ArtifactKind::Folder => Vec::new(),
+        _ => publish::companions(&job.scratch_dir, &report.companions, &target)?,
+    };
+    report.companions = companions.iter().map(|path| path.display().to_string()).collect();
     publish::publish(&job.output, &target, &job.provenance)?;
     // Until here the worker would have cleaned up after a host that was killed.
     drop(worker);
@@ -127,7 +129,7 @@ pub fn quantize(
         };
         store::remember(config, &record)?;
     }
-    Ok(plan.artifact(target, companions, report, started))
+    Ok(plan.artifact(target, report, started))
 }
 
 /// Says what [`quantize`] would make, and writes nothing.
@@ -159,7 +161,7 @@ pub fn dry_run(
     }
     let (report, _) = run_worker(plan.candidate, &job, config, &|_| (), cancel)?;
     let target = plan.target.clone();
-    Ok(plan.artifact(target, Vec::new(), report, started))
+    Ok(plan.artifact(target, report, started))
 }
 
 /// What is to be made, by whom, and where it goes.
@@ -234,11 +236,10 @@ impl<'a> Plan<'a> {
         self.options.iter().map(|(name, value)| (name.to_owned(), value.to_string())).collect()
     }
 
-    fn artifact(self, path: PathBuf, companions: Vec<PathBuf>, report: QuantizeReport, started: Instant) -> Artifact {
+    fn artifact(self, path: PathBuf, report: QuantizeReport, started: Instant) -> Artifact {
         let ratio = if report.output_bytes > 0 { report.source_bytes as f64 / report.output_bytes as f64 } else { 0.0 };
         Artifact {
             path,
-            companions,
             format: self.recipe.format,
             method: self.recipe.name,
             backend: self.candidate.name(),

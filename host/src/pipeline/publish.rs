@@ -61,31 +61,25 @@ pub fn publish(from: &Path, to: &Path, provenance: &BTreeMap<String, String>) ->
     Ok(())
 }
 
-/// Puts what a quantizer left in `scratch` for the artifact `target` beside that, under its name: `m.gguf` and `imatrix.gguf`
-/// become `m.gguf` and `m.imatrix.gguf`. Gives their paths.
+/// Puts the files `names` of the folder `scratch` beside the artifact `target`, under its name: `imatrix.gguf` becomes
+/// `m.imatrix.gguf` beside `m.gguf`. Gives their paths.
 ///
 /// # Errors
-/// When writing or renaming fails.
-pub fn companions(scratch: &Path, target: &Path, kind: ArtifactKind) -> Result<Vec<PathBuf>> {
-    if kind == ArtifactKind::Folder {
-        return Ok(Vec::new());
-    }
+/// When writing or renaming fails, or a name is none.
+pub fn companions(scratch: &Path, names: &[String], target: &Path) -> Result<Vec<PathBuf>> {
     let stem = target.file_stem().unwrap_or_default().to_string_lossy();
-    let listing = std::fs::read_dir(scratch).map_err(Error::io("reading", scratch))?;
-    let mut placed = Vec::new();
-    for entry in listing {
-        let from = entry.map_err(Error::io("reading", scratch))?.path();
-        let name = format!("{stem}.{}", from.file_name().unwrap_or_default().to_string_lossy());
-        let to = target.with_file_name(name);
-        if !from.is_file() || to.is_dir() {
-            continue;
+    let placed = names.iter().map(|name| {
+        let from = scratch.join(name);
+        if name.contains(['/', '\\']) || !from.is_file() {
+            let message = format!("the quantizer names `{name}`, which it did not leave there");
+            return Err(Error::Refused { message, hint: String::new() });
         }
+        let to = target.with_file_name(format!("{stem}.{name}"));
         sync(&from)?;
         std::fs::rename(&from, &to).map_err(Error::io("renaming", &from))?;
-        placed.push(to);
-    }
-    placed.sort();
-    Ok(placed)
+        Ok(to)
+    });
+    placed.collect()
 }
 
 fn sync(path: &Path) -> Result<()> {

@@ -104,9 +104,7 @@ pub struct QuantizeJob {
     pub recipe: String,
     /// The file or folder to write; does not exist yet, but its parent does.
     pub output: PathBuf,
-    /// An empty folder for intermediate files, on the same file system as the output. What is left in it when the job
-    /// succeeds belongs to the artifact and is put beside it (beside a file only): a file `imatrix.gguf` as
-    /// `NAME.imatrix.gguf`.
+    /// An empty folder for intermediate files, on the same file system as the output.
     pub scratch_dir: PathBuf,
     /// Threads to compute with; none takes the host's thread budget.
     #[serde(default)]
@@ -166,6 +164,10 @@ pub struct QuantizeReport {
     /// Things a user should know: fallbacks, differences that are known and harmless.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// Names of files in [`QuantizeJob::scratch_dir`] that belong to the artifact. The host puts them beside it, if it is a
+    /// file, and gives their paths here: of `imatrix.gguf` it makes `NAME.imatrix.gguf`.
+    #[serde(default)]
+    pub companions: Vec<String>,
     /// Tensors that are not stored as the recipe means them to be; in a dry run all of them.
     #[serde(default)]
     pub tensors: Vec<TensorReport>,

@@ -187,6 +187,9 @@ impl Work<'_, '_> {
             metadata.set(key.as_str(), value.as_str());
         }
         let mut report = self.make(material, &decisions, metadata, importance)?;
+        if self.settings.calibration.is_some() && !self.job.dry_run {
+            report.companions.push(IMATRIX_FILE.into());
+        }
         if let Some(importance) = importance.filter(|_| !self.job.dry_run) {
             let unused = importance.unused_experts();
             if unused > 0 {

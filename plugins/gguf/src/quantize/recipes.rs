@@ -109,7 +109,75 @@ pub(super) fn all() -> Vec<Recipe> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::importance::ImportanceMatrix;
+    use super::super::settings::Settings;
+    use super::super::types;
     use super::*;
+    use crate::gguf_file::{GgmlType, Metadata, TensorSpec};
+
+    /// Metadata and tensors of Llama 3.1 8B in bfloat16.
+    fn llama_8b() -> (Metadata, Vec<TensorSpec>) {
+        const LAYERS: u32 = 32;
+        let mut metadata = Metadata::default();
+        metadata.set("general.architecture", "llama");
+        for (key, value) in [
+            ("block_count", LAYERS),
+            ("context_length", 131_072),
+            ("embedding_length", 4096),
+            ("feed_forward_length", 14_336),
+            ("attention.head_count", 32),
+            ("attention.head_count_kv", 8),
+            ("vocab_size", 128_256),
+            ("rope.dimension_count", 128),
+        ] {
+            metadata.set(format!("llama.{key}"), value);
+        }
+        metadata.set("llama.attention.layer_norm_rms_epsilon", 1e-5_f32);
+        let matrix = |name: String, shape: [u64; 2]| TensorSpec { name, shape: shape.into(), ggml_type: GgmlType::BF16 };
+        let norm = |name: String| TensorSpec { name, shape: vec![4096], ggml_type: GgmlType::F32 };
+        let mut tensors = vec![
+            matrix("token_embd.weight".into(), [4096, 128_256]),
+            matrix("output.weight".into(), [4096, 128_256]),
+            norm("output_norm.weight".into()),
+        ];
+        for layer in 0..LAYERS {
+            for (name, shape) in [
+                ("attn_q", [4096, 4096]),
+                ("attn_k", [4096, 1024]),
+                ("attn_v", [4096, 1024]),
+                ("attn_output", [4096, 4096]),
+                ("ffn_gate", [4096, 14_336]),
+                ("ffn_up", [4096, 14_336]),
+                ("ffn_down", [14_336, 4096]),
+            ] {
+                tensors.push(matrix(format!("blk.{layer}.{name}.weight"), shape));
+            }
+            tensors.extend(["attn_norm", "ffn_norm"].map(|name| norm(format!("blk.{layer}.{name}.weight"))));
+        }
+        (metadata, tensors)
+    }
+
+    #[test]
+    fn bits_per_weight_are_those_of_an_8b_llama() {
+        let dir = tempfile::tempdir().unwrap();
+        let (metadata, tensors) = llama_8b();
+        let weights: u64 = tensors.iter().map(|tensor| tensor.shape.iter().product::<u64>()).sum();
+        let mut wrong = Vec::new();
+        for recipe in RECIPES {
+            // Those that need an importance matrix choose their types knowing that there is one.
+            let matrix = recipe.description.contains("Needs").then(ImportanceMatrix::default);
+            let settings = Settings::default();
+            let decided = types::decide(&metadata, &tensors, recipe.file_type, &settings, matrix.as_ref(), dir.path());
+            let decided = decided.unwrap_or_else(|error| panic!("{}: {error}", recipe.name));
+            let bytes: u64 =
+                decided.iter().map(|it| it.ggml_type.tensor_bytes(&tensors[it.tensor].shape).unwrap()).sum();
+            let bits = bytes as f32 * 8.0 / weights as f32;
+            if (bits - recipe.bits_per_weight).abs() > 0.006 {
+                wrong.push(format!("{} has {bits:.2}, not {:.2}", recipe.name, recipe.bits_per_weight));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
 
     #[test]
     fn names_are_found_in_any_case_and_are_unique() {

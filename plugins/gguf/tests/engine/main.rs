@@ -316,7 +316,7 @@ fn what_is_no_complete_gguf_is_refused_before_llama_cpp_sees_it() {
 }
 
 #[test]
-fn quantizing_reports_progress_and_can_be_cancelled_between_tensors() {
+fn quantizing_reports_progress_and_can_be_cancelled_between_pieces() {
     let dir = tempfile::tempdir().expect("a folder");
     let source = model_file("BF16");
     let fractions = Mutex::new(Vec::new());
@@ -336,7 +336,8 @@ fn quantizing_reports_progress_and_can_be_cancelled_between_tensors() {
     let cancel = CancelToken::new(move || seen.load(Ordering::Relaxed) >= 5);
     let cancelled = quantize(&source, "Q4_K_M", &dir.path().join("b.gguf"), &Progress::new(&count), &cancel);
     assert_eq!(kind(cancelled), ErrorKind::Cancelled);
-    assert_eq!(updates.load(Ordering::Relaxed), 5, "it stopped at the next tensor");
+    // What the other thread had begun may still be reported.
+    assert!((5..=7).contains(&updates.load(Ordering::Relaxed)), "it stopped at the next piece");
     // And the library still works on this thread.
     quantize(&source, "Q8_0", &dir.path().join("c.gguf"), &Progress::default(), &CancelToken::never())
         .expect("quantized");
