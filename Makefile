@@ -21,7 +21,7 @@ export CMAKE_C_COMPILER_LAUNCHER := ccache
 export CMAKE_CXX_COMPILER_LAUNCHER := ccache
 endif
 
-.PHONY: help deps build host plugins plugin-gguf-cpu plugin-mlx-quantize plugin-mlx demo test fuzz quality lint bench bench-gguf bench-mlx bench-convert golden reference install clean
+.PHONY: help deps build host plugins plugin-gguf-cpu plugin-mlx-quantize plugin-mlx demo test fuzz quality lint bench bench-gguf bench-mlx bench-convert goldens reference install clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -87,7 +87,12 @@ bench-convert: build ## one pass from a Hugging Face folder beside llama.cpp's c
 	$(CARGO) build --release --locked -p pajamas-gguf --example llama_quantize
 	@tests/bench/convert.sh "$(RELEASE)" "$(TARGET_DIR)/bench"
 
-golden: build ## recompute the golden files with transformers and mlx-lm (needs Python packages, see tests/oracle/README.md)
+goldens: build ## recompute the golden files with llama.cpp's converter, transformers and mlx-lm (see tests/oracle/README.md)
+	@[ -n "$$LLAMA_CPP" ] || { echo "LLAMA_CPP must name llama.cpp's source folder: see tests/oracle/README.md" >&2; exit 1; }
+	python3 tests/oracle/converter_golden.py golden "$$LLAMA_CPP" tests/fixtures/pajama-tiny qwen2 tests/fixtures/golden/converter-pajama-tiny.json
+	python3 tests/oracle/families.py make tests/fixtures/families
+	python3 tests/oracle/families.py golden "$$LLAMA_CPP" tests/fixtures/families tests/fixtures/golden/families
+	python3 tests/oracle/imatrix_golden.py tests/fixtures tests/fixtures/golden/imatrix.json
 	python3 tests/oracle/transformers_golden.py tests/fixtures/pajama-tiny tests/fixtures/golden
 	python3 tests/oracle/architectures_golden.py tests/fixtures/pajama-tiny tests/fixtures/golden
 	python3 tests/oracle/mlx_quantize_golden.py tests/fixtures/pajama-tiny tests/fixtures/golden/mlx-quantize.json
