@@ -83,7 +83,7 @@ bench-mlx: build plugin-mlx
 	$(CARGO) build --release --locked -p pajamas-tests --example answer
 	@tests/bench/mlx.sh "$(RELEASE)" "$(TARGET_DIR)/bench"
 
-bench-convert: build ## one pass from a Hugging Face folder beside llama.cpp's converter and quantizer (about MINUTES minutes, 10 GB)
+bench-convert: build ## one pass from a Hugging Face folder beside llama.cpp's converter and quantizer (about half an hour, 10 GB)
 	$(CARGO) build --release --locked -p pajamas-gguf --example llama_quantize
 	@tests/bench/convert.sh "$(RELEASE)" "$(TARGET_DIR)/bench"
 

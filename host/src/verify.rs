@@ -32,7 +32,7 @@ pub struct Report {
 /// One check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What was checked: `structure`, `tensors`, `source`, `record`, `backend`.
+    /// What was checked: `structure`, `content`, `source`, `record`, `backend`.
     pub name: &'static str,
     /// What it came to.
     pub outcome: Outcome,
@@ -81,7 +81,7 @@ pub fn verify(artifact: &Source, source: Option<&Source>, context: &Context<'_>)
         }
     };
     if let Some(description) = description {
-        checks.push(tensors(artifact, &description, context)?);
+        checks.push(content(artifact, &description, context)?);
         checks.push(source_files(artifact, source, &description, context)?);
         checks.push(record(artifact, context.config));
         checks.push(backend(artifact, context)?);
@@ -107,12 +107,12 @@ fn summary(description: &Description) -> String {
     format!("whole: {tensors} tensors, {} bytes", description.size_bytes)
 }
 
-fn tensors(artifact: &Source, description: &Description, context: &Context<'_>) -> Result<Check> {
-    const NAME: &str = "tensors";
-    let Some(stated) = description.provenance.get(provenance::TENSORS_SUM) else {
-        return Ok(skipped(NAME, "it does not say what its tensors add up to: not made by this version of pajamas"));
+fn content(artifact: &Source, description: &Description, context: &Context<'_>) -> Result<Check> {
+    const NAME: &str = "content";
+    let Some(stated) = description.provenance.get(provenance::CONTENT_SUM) else {
+        return Ok(skipped(NAME, "it does not say what it adds up to: not made by this version of pajamas"));
     };
-    let found = provenance::tensors_sum(&artifact.path, context.progress, context.cancel)?;
+    let found = provenance::content_sum(&artifact.path, context.progress, context.cancel)?;
     Ok(if found == *stated {
         passed(NAME, "SHA-256 as when it was made".into())
     } else {
@@ -145,7 +145,7 @@ fn source_files(
         let fraction = done as f32 / total.max(1) as f32;
         (context.progress)(&ProgressUpdate { stage: "hashing source".into(), fraction, detail: String::new() });
     };
-    let found = Sums::of(&files, &mut report, context.cancel)?;
+    let found = Sums::of(&files, false, &mut report, context.cancel)?;
     let different: Vec<&str> = stated
         .iter()
         .filter(|(name, sum)| !found.iter().any(|(found, its_sum)| found == *name && its_sum == *sum))
@@ -171,7 +171,9 @@ fn known_source(artifact: &Source, description: &Description, config: &Config) -
 fn record(artifact: &Source, config: &Config) -> Check {
     const NAME: &str = "record";
     match store::record_of(config, &artifact.path) {
-        Some(record) if record.is_ours() => passed(NAME, format!("in the store, {} of {}", record.method, record.source)),
+        Some(record) if record.is_ours() => {
+            passed(NAME, format!("in the store, {} of {}", record.method, record.source))
+        }
         Some(_) => failed(NAME, "in the store, but it is not the file that was put there".into()),
         None => skipped(NAME, "not in the store"),
     }

@@ -40,6 +40,14 @@ fn a_dry_run_says_what_is_made_and_writes_nothing() {
     }
     let shown = home.run(["quantize", &tiny(), "--dry-run"]);
     assert!(shown.succeeded().stdout.contains("blk.3.ffn_down.weight") && shown.stderr.contains("nothing is written"));
+    let text = pajama_tiny().join("validation.txt").display().to_string();
+    let run = home.run(["quantize", &tiny(), "-m", "IQ2_XS", "--calibration", &text, "--dry-run", "--json"]);
+    let forecast: serde_json::Value = serde_json::from_str(&run.succeeded().stdout).unwrap();
+    let made = quantize(&home, "weighed", &["-m", "IQ2_XS", "--calibration", &text, "--calibration-tokens", "512"]);
+    // The number of tokens to read is an option, and so a part of what the file tells.
+    let option = r#","calibration_tokens":512"#.len() as u64;
+    let size = std::fs::metadata(&made).unwrap().len();
+    assert!(size.abs_diff(forecast["output_bytes"].as_u64().unwrap()) <= option.next_multiple_of(32));
     let needs = home.run(["quantize", &tiny(), "-m", "IQ2_XS", "--dry-run"]);
     assert!(needs.succeeded().stderr.contains("24 tensors need an importance matrix"), "{}", needs.stderr);
 }
@@ -55,21 +63,30 @@ fn what_falls_back_is_listed_with_the_reason() {
     assert!(fallbacks.len() > 5);
     for tensor in fallbacks {
         let reason = tensor["fallback_reason"].as_str().unwrap();
-        assert!(tensor["fallback_from"].as_str().unwrap().ends_with("_K") && reason.contains("blocks of 256"), "{tensor}");
+        assert!(
+            tensor["fallback_from"].as_str().unwrap().ends_with("_K") && reason.contains("blocks of 256"),
+            "{tensor}"
+        );
     }
 }
 
 #[test]
 fn types_can_be_chosen_tensor_by_tensor() {
     let home = Home::with_gguf_cpu();
-    let args = ["--tensor-type", r"blk\.0\.ffn_down=Q8_0", "--tensor-type", "ffn_down=Q6_K", "--token-embedding-type", "F16"];
+    let args =
+        ["--tensor-type", r"blk\.0\.ffn_down=Q8_0", "--tensor-type", "ffn_down=Q6_K", "--token-embedding-type", "F16"];
     let made = types(&quantize(&home, "chosen", &args));
     let of = |name: &str| made.iter().find(|(found, _)| found == name).unwrap().1;
-    assert_eq!([of("blk.0.ffn_down.weight"), of("blk.1.ffn_down.weight"), of("token_embd.weight")], ["Q8_0", "Q6_K", "F16"]);
+    assert_eq!(
+        [of("blk.0.ffn_down.weight"), of("blk.1.ffn_down.weight"), of("token_embd.weight")],
+        ["Q8_0", "Q6_K", "F16"]
+    );
     let pure = types(&quantize(&home, "pure", &["--pure"]));
     assert!(pure.iter().all(|(_, kind)| ["Q4_K", "F32"].contains(kind)), "{pure:?}");
-    home.run(["quantize", &tiny(), "--tensor-type", "ffn_down=Q9"]).failed_with("no tensor type `Q9`", "Q");
-    home.run(["quantize", &tiny(), "--tensor-type", "(=Q8_0"]).failed_with("does not understand the patterns", "JavaScript");
+    home.run(["quantize", &tiny(), "--tensor-type", "ffn_down=Q9"]).misused("no tensor type `Q9`", "F16");
+    home.run(["quantize", &tiny(), "--tensor-type", "ffn_dwn=Q8_0"]).misused("fits the name of no tensor", "--dry-run");
+    home.run(["quantize", &tiny(), "--tensor-type", "(=Q8_0"])
+        .misused("does not understand the patterns", "JavaScript");
     home.run(["quantize", &tiny(), "-m", "F16", "--pure"]).failed_with("would change nothing", "leave the option out");
     assert_eq!(home.listing("models"), [""; 0]);
 }
@@ -78,7 +95,8 @@ fn types_can_be_chosen_tensor_by_tensor() {
 fn an_importance_matrix_is_kept_beside_the_model_and_goes_with_it() {
     let home = Home::with_gguf_cpu();
     let text = pajama_tiny().join("validation.txt").display().to_string();
-    let args = ["quantize", &tiny(), "-m", "IQ3_XXS", "--calibration", &text, "--calibration-tokens", "2048", "-n", "m"];
+    let args =
+        ["quantize", &tiny(), "-m", "IQ3_XXS", "--calibration", &text, "--calibration-tokens", "2048", "-n", "m"];
     home.run(args).succeeded();
     assert_eq!(home.listing("models"), ["m.gguf", "m.gguf.json", "m.imatrix.gguf"]);
     let list = home.run(["models", "list", "--json"]);
@@ -91,10 +109,20 @@ fn an_importance_matrix_is_kept_beside_the_model_and_goes_with_it() {
         file.tensors().iter().map(|tensor| file.read_tensor(tensor).unwrap()).collect::<Vec<_>>()
     };
     assert!(data(&again) == data(&home.path().join("models/m.gguf")), "the same weights make the same tensors");
+    // Made anew without one, the model loses the old one.
+    home.run(["quantize", &tiny(), "-n", "m"]).succeeded();
+    assert_eq!(home.listing("models"), ["m.gguf", "m.gguf.json"]);
+    home.run(args).succeeded();
     home.run(["models", "remove", "m"]).succeeded();
     assert_eq!(home.listing("models"), [""; 0]);
+    // A file of the user's is not replaced.
+    std::fs::write(home.path().join("models/m.imatrix.gguf"), "mine").unwrap();
+    home.run(args).succeeded();
+    assert_eq!(std::fs::read(home.path().join("models/m.imatrix.gguf")).unwrap(), b"mine");
+    assert!(home.listing("models").contains(&"m-2.imatrix.gguf".to_owned()));
     let missing = home.path().join("none.txt").display().to_string();
-    home.run(["quantize", &tiny(), "--calibration", &missing]).failed_with("none.txt", "");
+    let run = home.run(["quantize", &tiny(), "--calibration", &missing]);
+    assert!(run.code == Some(1) && run.stderr.contains("none.txt"), "{run:?}");
 }
 
 #[test]
@@ -112,9 +140,10 @@ fn quantizing_again_is_done_only_when_asked_for() {
 #[test]
 fn a_pre_tokenizer_can_be_named() {
     let home = Home::with_gguf_cpu();
-    home.run(["quantize", &tiny(), "--pre-tokenizer", "qwen3"]).failed_with("no pre-tokenizer `qwen3`", "qwen2");
+    home.run(["quantize", &tiny(), "--pre-tokenizer", "qwen3"]).misused("no pre-tokenizer `qwen3`", "qwen2");
     // A wrong one is found out before the file gets its name.
-    home.run(["quantize", &tiny(), "--pre-tokenizer", "gpt-2"]).failed_with("the tokenizers differ", "");
+    let run = home.run(["quantize", &tiny(), "--pre-tokenizer", "gpt-2"]);
+    assert!(run.code == Some(1) && run.stderr.contains("the tokenizers differ"), "{run:?}");
     assert_eq!(home.listing("models"), [""; 0]);
     let made = quantize(&home, "named", &["--pre-tokenizer", "qwen2"]);
     let file = GgufFile::open(&made).unwrap();
@@ -134,13 +163,16 @@ fn a_model_tells_its_making_and_verify_holds_it_to_that() {
         assert_schema("verify", &report);
         assert_eq!(report["passed"].as_bool(), Some(code == 0));
         let checks = report["checks"].as_array().unwrap().iter();
-        checks.map(|check| format!("{} {}", check["name"].as_str().unwrap(), check["outcome"].as_str().unwrap())).collect::<Vec<_>>()
+        checks
+            .map(|check| format!("{} {}", check["name"].as_str().unwrap(), check["outcome"].as_str().unwrap()))
+            .collect::<Vec<_>>()
     };
-    let passed = ["structure passed", "tensors passed", "source passed", "record passed", "backend passed"];
+    let passed = ["structure passed", "content passed", "source passed", "record passed", "backend passed"];
     assert_eq!(check(0), passed);
     let info = home.run(["info", "m"]);
     let shown = &info.succeeded().stdout;
-    let stated = ["pajamas.source.sha256", "  model.safetensors", "pajamas.tensors.sha256", "pajamas.method", "pajamas.version"];
+    let stated =
+        ["pajamas.source.sha256", "  model.safetensors", "pajamas.content.sha256", "pajamas.method", "pajamas.version"];
     assert!(stated.iter().all(|key| shown.contains(key)), "{shown}");
 
     // Validating writes into the file, and changes nothing that counts.
@@ -152,12 +184,22 @@ fn a_model_tells_its_making_and_verify_holds_it_to_that() {
     std::fs::copy(pajama_tiny().join("generation_config.json"), folder.join("generation_config.json")).unwrap();
     assert_eq!(check(0), passed);
 
+    // A key of the header counts as much as a weight.
     let path = home.path().join("models/m.gguf");
+    let sound = std::fs::read(&path).unwrap();
+    let template = sound.windows(12).position(|window| window == b"<|im_start|>").unwrap();
+    let mut bytes = sound.clone();
+    bytes[template] = b'[';
+    std::fs::write(&path, &bytes).unwrap();
+    assert_eq!(check(1)[1], "content failed");
+    std::fs::write(&path, &sound).unwrap();
+    assert_eq!(check(0), passed);
+
     let mut bytes = std::fs::read(&path).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&path, &bytes).unwrap();
-    assert_eq!(check(1)[1], "tensors failed");
+    assert_eq!(check(1)[1], "content failed");
     std::fs::write(&path, &bytes[..middle]).unwrap();
     assert_eq!(check(1), ["structure failed"]);
 }
@@ -169,14 +211,14 @@ fn an_mlx_folder_is_verified_too() {
     home.run(["quantize", &tiny(), "--format", "mlx", "-n", "m"]).succeeded();
     let run = home.run(["verify", "m"]);
     let shown = &run.succeeded().stdout;
-    assert!(shown.contains("tensors    ok") && shown.contains("source     ok"), "{shown}");
+    assert!(shown.contains("content    ok") && shown.contains("source     ok"), "{shown}");
     let weights = home.path().join("models/m/model.safetensors");
     let mut bytes = std::fs::read(&weights).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     std::fs::write(&weights, &bytes).unwrap();
     let run = home.run(["verify", "m"]);
-    assert!(run.code == Some(1) && run.stdout.contains("tensors    FAILED"), "{}", run.stdout);
+    assert!(run.code == Some(1) && run.stdout.contains("content    FAILED"), "{}", run.stdout);
 }
 
 #[test]

@@ -95,7 +95,10 @@ fn kill_9_at_any_moment_leaves_no_half_file_and_the_next_run_succeeds() {
         }
         child.wait().unwrap();
         if let Ok(found) = std::fs::read(out.join("deep-q4_k_m.gguf")) {
-            assert!(found == whole, "moment {moment}: under the final name there is something else than the whole file");
+            assert!(
+                found == whole,
+                "moment {moment}: under the final name there is something else than the whole file"
+            );
             std::fs::remove_dir_all(&out).unwrap();
             finished += 1;
         }

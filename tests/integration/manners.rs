@@ -309,15 +309,25 @@ fn a_full_disk_leaves_nothing_that_looks_finished() {
 
 #[test]
 fn a_file_that_may_not_grow_leaves_nothing_that_looks_finished() {
-    let (home, _) = home_with_model();
-    let out = home.path().join("out");
-    let quantize = home.command(["quantize".as_ref(), pajama_tiny().as_os_str(), "-m".as_ref(), "Q8_0".as_ref(), "-o".as_ref(), out.as_os_str()]);
+    let home = Home::with_gguf_cpu();
+    let out = home.path().join("limited");
+    let quantize = home.command([
+        "quantize".as_ref(),
+        pajama_tiny().as_os_str(),
+        "-m".as_ref(),
+        "Q8_0".as_ref(),
+        "-o".as_ref(),
+        out.as_os_str(),
+    ]);
     // In blocks of 512 bytes: half of what the file takes, and more than anything else that is written.
     let mut limited = Command::new("sh");
-    limited.args(["-c", "ulimit -f 3600; trap '' XFSZ; exec \"$0\" \"$@\""]).arg(quantize.get_program()).args(quantize.get_args());
+    limited
+        .args(["-c", "ulimit -f 3600; trap '' XFSZ; exec \"$0\" \"$@\""])
+        .arg(quantize.get_program())
+        .args(quantize.get_args());
     limited.envs(quantize.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let output = run(limited);
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.code() == Some(1) && stderr.contains("File too large"), "{stderr}");
-    assert_eq!(home.listing("out"), [""; 0], "{stderr}");
+    assert_eq!(home.listing("limited"), [""; 0], "{stderr}");
 }

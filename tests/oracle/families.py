@@ -334,6 +334,68 @@ def qwen2_yarn():
         "rope_theta": 10000.0, "rope_scaling": yarn, "torch_dtype": "float32"}, dtype=torch.float32)
 
 
+def carded():
+    # What its card says is all that is special about it.
+    model = qwen(("Qwen2ForCausalLM", "qwen2"), 40, 304, V4 | {
+        "_name_or_path": "nobody/Other-2B-Base", "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "tie_word_embeddings": True, "torch_dtype": "bfloat16"})
+    sampling = {"sequence": "edskypmxt", "penalty_repeat": 1.1, "penalty_last_n": 64, "mirostat": 2, "mirostat_tau": 5.0}
+    generation = model["files"]["generation_config.json"] | sampling
+    return model | {"files": model["files"] | {"generation_config.json": generation, "README.md": CARD}}
+
+
+CARD = """---
+# A comment.
+model_name: 'Carded: a model'
+author:
+model_author: Somebody Ünknown
+version: "1.0"
+model_description: >
+  A model with a card,
+  which says a lot.
+model_creator: not the first
+license: other
+license_name: some-license
+license_link: https://example.org/license#1.0
+model_url: https://example.org/carded
+doi: 10.1000/182
+language:
+- en
+- no
+-\tde
+- "yes"
+languages: nb
+tags: [text-generation, &tag 'it''s', C#, *tag]
+pipeline_tag: text-generation
+base_model:
+  - acme/Loom-2.5-7B-Instruct
+  - https://huggingface.co/acme/loom-v2
+  - https://example.org/models/x
+  - name: Warp
+    organization: Acme Ltd.
+    doi: 10.1000/183
+    url:
+    repo_url: https://example.org/warp.git
+  - A name with spaces
+  - 7
+datasets:
+  - acme/threads-v1.2
+  - threads
+  - ssh://git@example.org/threads
+metrics: !!seq
+  - accuracy
+model-index:
+- name: Carded
+  results:
+  - task: {type: text-generation}
+    metrics: [{type: accuracy, value: 12.5, verified: false}]
+---
+# Carded
+
+license: mit
+"""
+
+
 QWEN2_MOE = {
     "hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 96, "moe_intermediate_size": 32,
     "shared_expert_intermediate_size": 64, "num_experts": 4, "num_experts_per_tok": 2, "decoder_sparse_step": 1,
@@ -512,7 +574,7 @@ def mxfp4_experts(tensors):
 
 MODELS = {
     "llama-spm": llama_spm, "llama-spm-json": llama_spm_json, "llama3": llama3, "mistral": mistral, "mixtral": mixtral, "qwen2": qwen2,
-    "qwen2-yarn": qwen2_yarn,
+    "qwen2-yarn": qwen2_yarn, "carded": carded,
     "qwen2moe": qwen2moe, "qwen2moe-fused": qwen2moe_fused, "qwen3": qwen3, "qwen3moe": qwen3moe, "gemma2": gemma2, "gemma3": gemma3,
     "gemma3-f16": gemma3_f16,
     "phi3": phi3_window, "phi3-longrope": phi3_longrope, "gpt-oss": gpt_oss, "gpt-oss-mxfp4": gpt_oss_mxfp4,
@@ -520,7 +582,7 @@ MODELS = {
 
 # Chosen so that the best logit of each row that is kept stands out by a quarter at least.
 SEEDS = {
-    "llama-spm": 2, "llama-spm-json": 3, "llama3": 1, "mistral": 4, "mixtral": 6, "qwen2": 2, "qwen2-yarn": 3, "qwen2moe": 3, "qwen3": 1,
+    "llama-spm": 2, "llama-spm-json": 3, "llama3": 1, "mistral": 4, "mixtral": 6, "qwen2": 2, "qwen2-yarn": 3, "carded": 10, "qwen2moe": 3, "qwen3": 1,
     "qwen3moe": 7,
     "gemma2": 16, "gemma3": 2, "phi3": 2, "phi3-longrope": 7, "gpt-oss": 3, "gpt-oss-mxfp4": 18,
 }

@@ -277,7 +277,12 @@ fn show_forecast(forecast: &Artifact, model: &str, common: &super::Common) -> an
         ]
     }));
     output::table(&rows);
-    output::say(&format!("{} ({}) to {}, nothing is written", output::clean(model), report.source_precision, forecast.method));
+    output::say(&format!(
+        "{} ({}) to {}, nothing is written",
+        output::clean(model),
+        report.source_precision,
+        forecast.method
+    ));
     output::say(&format!("  size   {}", sizes(forecast)));
     output::say(&format!("  path   {}", output::shown(&forecast.path.display().to_string())));
     report.notes.iter().for_each(|note| output::say(&format!("  note   {}", output::clean(note))));

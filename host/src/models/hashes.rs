@@ -6,7 +6,8 @@ use pajamas_plugin_api::CancelToken;
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Bytes read at a time.
@@ -27,15 +28,15 @@ impl Sums {
     }
 
     /// The sums of `files`; `progress` gets the bytes that were read. A file in Hugging Face's cache that is named for its
-    /// sum is taken at its word.
+    /// sum is taken at its word where it is `trusted`.
     ///
     /// # Errors
     /// `Interrupted`; when a file cannot be read.
-    pub fn of(files: &[PathBuf], progress: &mut dyn FnMut(u64), cancel: &CancelToken) -> Result<Self> {
+    pub fn of(files: &[PathBuf], trusted: bool, progress: &mut dyn FnMut(u64), cancel: &CancelToken) -> Result<Self> {
         let sums = files.iter().map(|file| {
-            let sum = match named_for_its_sum(file) {
+            let sum = match named_for_its_sum(file).filter(|_| trusted) {
                 Some(sum) => sum,
-                None => sum_from(file, 0, progress, cancel)?,
+                None => sum_without(file, &[], progress, cancel)?,
             };
             Ok((file_name(file), sum))
         });
@@ -98,26 +99,35 @@ fn named_for_its_sum(path: &Path) -> Option<String> {
     Some(file_name(&target)).filter(|name| in_blobs && is_sum(name))
 }
 
-/// The sum of what `path` holds from byte `start` on.
+/// The sum of what `path` holds, with zeroes in the ranges `blanks`.
 ///
 /// # Errors
 /// `Interrupted`; when it cannot be read.
-pub fn sum_from(path: &Path, start: u64, progress: &mut dyn FnMut(u64), cancel: &CancelToken) -> Result<String> {
+pub fn sum_without(
+    path: &Path,
+    blanks: &[Range<u64>],
+    progress: &mut dyn FnMut(u64),
+    cancel: &CancelToken,
+) -> Result<String> {
     let mut file = File::open(path).map_err(Error::io("opening", path))?;
-    file.seek(SeekFrom::Start(start)).map_err(Error::io("reading", path))?;
     let mut digest = Sha256::new();
     let mut buffer = vec![0; BUFFER_BYTES];
+    let mut position = 0_u64;
     loop {
         if cancel.is_cancelled() {
             return Err(Error::Interrupted);
         }
-        match file.read(&mut buffer).map_err(Error::io("reading", path))? {
-            0 => break,
-            count => {
-                digest.update(&buffer[..count]);
-                progress(count as u64);
-            }
+        let count = file.read(&mut buffer).map_err(Error::io("reading", path))?;
+        if count == 0 {
+            break;
         }
+        for blank in blanks {
+            let inside = |at: u64| (at.saturating_sub(position) as usize).min(count);
+            buffer[inside(blank.start)..inside(blank.end)].fill(0);
+        }
+        digest.update(&buffer[..count]);
+        position += count as u64;
+        progress(count as u64);
     }
     Ok(digest.finalize().iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -135,11 +145,10 @@ mod tests {
         for (name, text) in [("b.json", "{}"), ("a.safetensors", "abc"), ("readme.md", "x"), (".c.json", "{}")] {
             std::fs::write(dir.path().join(name), text).unwrap();
         }
-        let source =
-            Source { path: dir.path().to_owned(), format: "huggingface".into(), name: "m".into(), hub: None };
+        let source = Source { path: dir.path().to_owned(), format: "huggingface".into(), name: "m".into(), hub: None };
         let files = files_of(&source).unwrap();
         let mut read = 0;
-        let sums = Sums::of(&files, &mut |bytes| read += bytes, &CancelToken::never()).unwrap();
+        let sums = Sums::of(&files, true, &mut |bytes| read += bytes, &CancelToken::never()).unwrap();
         let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad  a.safetensors\n\
                         44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a  b.json";
         assert_eq!((sums.text().as_str(), read), (expected, 5));
@@ -160,7 +169,9 @@ mod tests {
         std::fs::write(dir.path().join("blobs").join(&sum), "weights").unwrap();
         let link = dir.path().join("model.safetensors");
         std::os::unix::fs::symlink(format!("blobs/{sum}"), &link).unwrap();
-        let sums = Sums::of(&[link], &mut |_| (), &CancelToken::never()).unwrap();
-        assert_eq!(sums.iter().collect::<Vec<_>>(), [("model.safetensors", sum.as_str())]);
+        let sums =
+            |trusted| Sums::of(std::slice::from_ref(&link), trusted, &mut |_| (), &CancelToken::never()).unwrap();
+        assert_eq!(sums(true).iter().collect::<Vec<_>>(), [("model.safetensors", sum.as_str())]);
+        assert_ne!(sums(false), sums(true));
     }
 }

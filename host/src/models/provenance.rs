@@ -28,23 +28,19 @@ pub const VALIDATION_BYTES: usize = 127;
 /// The key of the sums of what an artifact was made from, a line for each file as `sha256sum` writes it.
 pub const SOURCE_SUMS: &str = "pajamas.source.sha256";
 
-/// The key of the sum of a GGUF file's tensors, everything behind its header; or of the sums of a folder's weights, a line
-/// for each file.
-pub const TENSORS_SUM: &str = "pajamas.tensors.sha256";
+/// The key of the sum of a GGUF file, with zeroes in place of its own value and of [`VALIDATION`]'s; or of the sums of a
+/// folder's files but for [`FILE`], a line for each.
+pub const CONTENT_SUM: &str = "pajamas.content.sha256";
 
 /// What a new GGUF file is given room for, to be filled in when it is known: keys and texts as long as theirs will be.
 /// `files` are what it is made from.
 pub fn rooms(files: &[PathBuf]) -> impl Iterator<Item = (&'static str, String)> {
     let validation = format!("{:<VALIDATION_BYTES$}", "{}");
-    [
-        (VALIDATION, validation),
-        (SOURCE_SUMS, Sums::unknown(files).text()),
-        (TENSORS_SUM, "0".repeat(SUM_CHARS)),
-    ]
-    .into_iter()
+    [(VALIDATION, validation), (SOURCE_SUMS, Sums::unknown(files).text()), (CONTENT_SUM, "0".repeat(SUM_CHARS))]
+        .into_iter()
 }
 
-/// Notes down in the artifact at `path`, which has no name yet, what it was made from and what its tensors add up to: in a
+/// Notes down in the artifact at `path`, which has no name yet, what it was made from and what it adds up to: in a
 /// GGUF file itself, for a folder in `keys`.
 ///
 /// # Errors
@@ -58,20 +54,20 @@ pub fn seal(
 ) -> Result<()> {
     if path.is_dir() {
         keys.insert(SOURCE_SUMS.into(), source.text());
-        keys.insert(TENSORS_SUM.into(), tensors_sum(path, progress, cancel)?);
+        keys.insert(CONTENT_SUM.into(), content_sum(path, progress, cancel)?);
     } else if format::detect(path)? == format::GGUF {
         overwrite(path, SOURCE_SUMS, &source.text())?;
-        overwrite(path, TENSORS_SUM, &tensors_sum(path, progress, cancel)?)?;
+        overwrite(path, CONTENT_SUM, &content_sum(path, progress, cancel)?)?;
     }
     Ok(())
 }
 
-/// What the tensors of the artifact at `path` add up to now.
+/// What the artifact at `path` adds up to now.
 ///
 /// # Errors
 /// `Interrupted`; when it cannot be read.
-pub fn tensors_sum(path: &Path, progress: &dyn Fn(&ProgressUpdate), cancel: &CancelToken) -> Result<String> {
-    let files = weights(path)?;
+pub fn content_sum(path: &Path, progress: &dyn Fn(&ProgressUpdate), cancel: &CancelToken) -> Result<String> {
+    let files = files_of(path)?;
     let total: u64 = files.iter().map(|file| std::fs::metadata(file).map_or(0, |file| file.len())).sum();
     let mut done = 0;
     let mut report = |bytes| {
@@ -80,19 +76,28 @@ pub fn tensors_sum(path: &Path, progress: &dyn Fn(&ProgressUpdate), cancel: &Can
         progress(&ProgressUpdate { stage: "hashing".into(), fraction, detail: String::new() });
     };
     if path.is_dir() {
-        return Ok(Sums::of(&files, &mut report, cancel)?.text());
+        return Ok(Sums::of(&files, false, &mut report, cancel)?.text());
     }
-    hashes::sum_from(path, GgufFile::open(path)?.data_offset(), &mut report, cancel)
+    let file = GgufFile::open(path)?;
+    let blanks = [CONTENT_SUM, VALIDATION].iter().filter_map(|key| {
+        let length = file.metadata().get(key)?.as_str()?.len() as u64;
+        let start = file.string_offset(key)?;
+        Some(start..start + length)
+    });
+    hashes::sum_without(path, &blanks.collect::<Vec<_>>(), &mut report, cancel)
 }
 
-/// The files that hold the artifact's weights.
-fn weights(path: &Path) -> Result<Vec<PathBuf>> {
+/// The artifact's file, or the files in its folder but for the one that tells of its making.
+fn files_of(path: &Path) -> Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
     let listing = std::fs::read_dir(path).map_err(Error::io("reading", path))?;
     let mut files: Vec<PathBuf> = listing.flatten().map(|entry| entry.path()).collect();
-    files.retain(|file| file.extension().is_some_and(|ending| ending == "safetensors"));
+    files.retain(|file| {
+        let name = file.file_name().unwrap_or_default().as_encoded_bytes();
+        file.is_file() && name != FILE.as_bytes() && !name.starts_with(b".")
+    });
     files.sort();
     Ok(files)
 }
@@ -130,7 +135,7 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, String>> {
     Ok(ours
         .filter_map(|(key, value)| Some((key.to_owned(), value.as_str()?.trim_end().to_owned())))
         .filter(|(key, value)| key != VALIDATION || value != "{}")
-        .filter(|(key, value)| ![SOURCE_SUMS, TENSORS_SUM].contains(&key.as_str()) || !value.starts_with("00000000"))
+        .filter(|(key, value)| ![SOURCE_SUMS, CONTENT_SUM].contains(&key.as_str()) || !value.starts_with("00000000"))
         .collect())
 }
 

@@ -6,20 +6,20 @@ mod publish;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::models::hashes::{self, Sums};
 use crate::models::source::{self, Source};
 use crate::models::store::{self, Record};
-use crate::models::hashes::{self, Sums};
 use crate::models::{format, provenance};
 use crate::plugins::Candidate;
 use crate::worker::client::Worker;
 use crate::worker::protocol::{Reply, Request};
+use find::{find_quantizer, recipes};
 use pajamas_plugin_api::{
     ArtifactKind, CancelToken, OptionSpec, OptionValue, Options, ProgressUpdate, QuantizeJob, QuantizeReport, Recipe,
     options,
 };
-use serde::Serialize;
-use find::{find_quantizer, recipes};
 use partial::Partial;
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -100,16 +100,23 @@ pub fn quantize(
     let (mut report, worker, sums) = make(plan.candidate, &job, &files, config, progress, cancel)?;
     provenance::seal(&job.output, &mut job.provenance, &sums, progress, cancel)?;
     let in_store = options.output_dir.is_none();
+    let replaced = store::record_of(config, &target).map_or_else(Vec::new, |record| record.companions);
     if in_store {
         // Whatever happens between the two next steps, no record describes a file that it was not made for.
         store::forget(config, &target);
     }
-    let companions = match plan.recipe.artifact {
-        ArtifactKind::Folder => Vec::new(),
-        _ => publish::companions(&job.scratch_dir, &report.companions, &target)?,
-    };
-    report.companions = companions.iter().map(|path| path.display().to_string()).collect();
     publish::publish(&job.output, &target, &job.provenance)?;
+    let placed = match plan.recipe.artifact {
+        ArtifactKind::Folder => Ok(Vec::new()),
+        _ => publish::companions(&job.scratch_dir, &report.companions, &target),
+    };
+    let companions = placed.unwrap_or_else(|error| {
+        // The model itself is whole, and has its name.
+        report.notes.push(format!("what belongs beside the model could not be put there: {error}"));
+        Vec::new()
+    });
+    report.companions = companions.iter().map(|path| path.display().to_string()).collect();
+    store::remove_companions(&dir, &replaced, &companions);
     // Until here the worker would have cleaned up after a host that was killed.
     drop(worker);
     drop(partial);
@@ -177,12 +184,7 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(
-        source: &Source,
-        options: &QuantizeOptions,
-        candidates: &'a [Candidate],
-        config: &Config,
-    ) -> Result<Self> {
+    fn new(source: &Source, options: &QuantizeOptions, candidates: &'a [Candidate], config: &Config) -> Result<Self> {
         let (candidate, recipe) = find_quantizer(candidates, source, options, config)?;
         let mut chosen = Options::default();
         for (name, value) in &options.options {
@@ -265,7 +267,7 @@ fn make(
         CancelToken::new(move || failed.load(Ordering::Relaxed) || cancel.is_cancelled())
     };
     std::thread::scope(|scope| {
-        let adding_up = scope.spawn(move || Sums::of(files, &mut |_| (), &stop));
+        let adding_up = scope.spawn(move || Sums::of(files, true, &mut |_| (), &stop));
         let made = run_worker(candidate, job, config, progress, cancel);
         failed.store(made.is_err(), Ordering::Relaxed);
         let sums = adding_up.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload));
@@ -340,12 +342,7 @@ fn checked_name(name: &str) -> Result<String> {
     Ok(name.to_owned())
 }
 
-fn origin_keys(
-    source: &Source,
-    recipe: &Recipe,
-    candidate: &Candidate,
-    options: &Options,
-) -> BTreeMap<String, String> {
+fn origin_keys(source: &Source, recipe: &Recipe, candidate: &Candidate, options: &Options) -> BTreeMap<String, String> {
     let version = candidate.manifest.as_ref().map_or_else(String::new, |m| m.version.to_string());
     let mut keys = vec![
         ("pajamas.version", env!("CARGO_PKG_VERSION").to_owned()),

@@ -1,7 +1,7 @@
 //! Gives a finished artifact its name: durable first, and never over something that pajamas did not make.
 
 use crate::error::{Error, Result};
-use crate::models::provenance::FILE as PROVENANCE;
+use crate::models::provenance::{self, FILE as PROVENANCE};
 use pajamas_plugin_api::ArtifactKind;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -62,24 +62,33 @@ pub fn publish(from: &Path, to: &Path, provenance: &BTreeMap<String, String>) ->
 }
 
 /// Puts the files `names` of the folder `scratch` beside the artifact `target`, under its name: `imatrix.gguf` becomes
-/// `m.imatrix.gguf` beside `m.gguf`. Gives their paths.
+/// `m.imatrix.gguf` beside `m.gguf`. What pajamas made before is replaced, anything else is not: then a number is added.
+/// Gives their paths.
 ///
 /// # Errors
 /// When writing or renaming fails, or a name is none.
 pub fn companions(scratch: &Path, names: &[String], target: &Path) -> Result<Vec<PathBuf>> {
-    let stem = target.file_stem().unwrap_or_default().to_string_lossy();
     let placed = names.iter().map(|name| {
         let from = scratch.join(name);
         if name.contains(['/', '\\']) || !from.is_file() {
             let message = format!("the quantizer names `{name}`, which it did not leave there");
             return Err(Error::Refused { message, hint: String::new() });
         }
-        let to = target.with_file_name(format!("{stem}.{name}"));
+        let to = companion_path(target, name);
         sync(&from)?;
         std::fs::rename(&from, &to).map_err(Error::io("renaming", &from))?;
         Ok(to)
     });
     placed.collect()
+}
+
+/// Where the file `name` goes that belongs to `target`.
+fn companion_path(target: &Path, name: &str) -> PathBuf {
+    let stem = target.file_stem().unwrap_or_default().to_string_lossy();
+    let numbers = std::iter::once(String::new()).chain((2_u32..).map(|number| format!("-{number}")));
+    let ours = |path: &Path| provenance::read(path).is_ok_and(|keys| !keys.is_empty());
+    let mut paths = numbers.map(|number| target.with_file_name(format!("{stem}{number}.{name}")));
+    paths.find(|path| path.symlink_metadata().is_err() || ours(path)).unwrap_or_else(|| target.with_file_name(name))
 }
 
 fn sync(path: &Path) -> Result<()> {

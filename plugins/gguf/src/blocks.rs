@@ -26,7 +26,8 @@ pub(crate) fn decode(from: GgmlType, bytes: &[u8]) -> Result<Vec<f32>> {
     };
     let blocks = bytes.len() / from.type_size as usize;
     let mut values = vec![0.0; blocks * from.block_size as usize];
-    // SAFETY: the bytes hold that many whole blocks, and the values have room for all of their elements.
+    // SAFETY: the bytes hold that many whole blocks, and the values have room for all of their elements. Allocators align what
+    // is as long as a block to at least its members' size.
     unsafe { to_float(bytes.as_ptr().cast(), values.as_mut_ptr(), values.len() as i64) };
     Ok(values)
 }
@@ -67,7 +68,8 @@ fn quantize(to: GgmlType, values: &[f32], width: u64, importance: Option<&[f32]>
     start_library();
     let mut bytes = vec![0_u8; size as usize];
     let importance = importance.map_or(std::ptr::null(), <[f32]>::as_ptr);
-    // SAFETY: there are `rows` rows of `width` values, as many weights as a row has, if any, and room for the rows' blocks.
+    // SAFETY: there are `rows` rows of `width` values, as many weights as a row has, if any, and room for the rows' blocks,
+    // aligned as above.
     let (written, valid) = unsafe {
         let to_pointer = bytes.as_mut_ptr().cast();
         let (rows, width) = (rows as i64, width as i64);
@@ -80,7 +82,7 @@ fn quantize(to: GgmlType, values: &[f32], width: u64, importance: Option<&[f32]>
     Ok(bytes)
 }
 
-/// Whether all of `bytes`, elements of type `of`, are finite numbers. Blocks are not looked into.
+/// Whether all of `bytes`, elements of type `of`, are finite numbers; of blocks their scales, which are all that can be none.
 pub(crate) fn all_finite(of: GgmlType, bytes: &[u8]) -> bool {
     // Not a number and infinity are the values whose exponent's bits are all set. A fold, unlike a search, is vectorised.
     let halves = |mask: u16| {
@@ -94,7 +96,8 @@ pub(crate) fn all_finite(of: GgmlType, bytes: &[u8]) -> bool {
         }
         GgmlType::F16 => halves(0x7c00),
         GgmlType::BF16 => halves(0x7f80),
-        _ => true,
+        // SAFETY: ggml knows the number, and reads as many bytes as there are.
+        blocks => unsafe { sys::ggml_validate_row_data(blocks.id, bytes.as_ptr().cast(), bytes.len()) },
     }
 }
 
@@ -127,6 +130,10 @@ mod tests {
             let error = values.iter().zip(&back).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
             assert!(back.len() == 512 && error < error_max, "{}: {error}", to.name);
         }
+        let mut blocks = encode(GgmlType::Q8_0, &values, 256, None).expect("encoded");
+        assert!(all_finite(GgmlType::Q8_0, &blocks));
+        blocks[..2].copy_from_slice(&half::f16::NAN.to_le_bytes());
+        assert!(!all_finite(GgmlType::Q8_0, &blocks));
         assert!(encode(GgmlType::IQ2_XXS, &values, 256, None).is_err(), "weights are needed");
         assert!(encode(GgmlType::F16, &[1e6], 1, None).unwrap_err().hint.unwrap().contains("BF16"));
     }

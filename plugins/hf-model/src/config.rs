@@ -95,6 +95,15 @@ const DEFAULTS: [Defaults; 11] = [
     },
 ];
 
+/// Sizes that published configurations of a class leave out, for it fills them in. Those of other classes have them all.
+const SIZES: [(&str, &str, u64); 5] = [
+    ("gemma3_text", "vocab_size", 262_208),
+    ("gemma3_text", "num_attention_heads", 8),
+    ("gemma3_text", "hidden_size", 2304),
+    ("gemma3_text", "intermediate_size", 9216),
+    ("gemma3_text", "num_hidden_layers", 26),
+];
+
 /// `config.json`, with accessors that know both layouts and the defaults of the model's class.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -418,10 +427,8 @@ impl Config {
                 RopeScaling::LongRope {
                     short_factors: factors("short_factor")?,
                     long_factors: factors("long_factor")?,
-                    original_context_length: match context("original_max_position_embeddings")? {
-                        Some(length) => length,
-                        None => self.context_length()?,
-                    },
+                    // The default of Phi-3's class, the only one that has this scaling.
+                    original_context_length: context("original_max_position_embeddings")?.unwrap_or(4096),
                 }
             }
             other => RopeScaling::Other(other.to_owned()),
@@ -455,12 +462,15 @@ impl Config {
         })
     }
 
-    /// A positive whole number that fits GGUF's 32 bits.
+    /// A positive whole number that fits GGUF's 32 bits, or what the class fills in.
     ///
     /// # Errors
     /// `InvalidModel` for anything else, or where it is missing.
     pub fn required(&self, key: &str) -> Result<u64> {
-        self.number(key)?.ok_or_else(|| Error::invalid_model(format!("`{}` has no `{key}`", self.path.display())))
+        let filled_in = || SIZES.iter().find(|(class, name, _)| *class == self.model_type() && *name == key);
+        self.number(key)?
+            .or_else(|| filled_in().map(|(.., size)| *size))
+            .ok_or_else(|| Error::invalid_model(format!("`{}` has no `{key}`", self.path.display())))
     }
 }
 
@@ -500,6 +510,25 @@ mod tests {
         assert!(!config(json!({"model_type": "qwen2"})).has_head_dim());
         let qwen3 = config(json!({"model_type": "qwen3", "hidden_size": 1024, "num_attention_heads": 16}));
         assert_eq!((qwen3.head_dim().unwrap(), qwen3.has_head_dim()), (128, true));
+    }
+
+    #[test]
+    fn a_nested_configuration_of_few_words_is_filled_in() {
+        let gemma = config(json!({
+            "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
+            "text_config": {
+                "model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,
+                "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024
+            },
+            "vision_config": {"hidden_size": 1152, "num_attention_heads": 16}
+        }));
+        assert_eq!(gemma.architecture().unwrap(), "Gemma3ForConditionalGeneration");
+        let sizes = [gemma.hidden_size(), gemma.attention_heads(), gemma.key_value_heads(), gemma.head_dim()];
+        assert_eq!(sizes.map(Result::unwrap), [2560, 8, 4, 256]);
+        assert_eq!((gemma.vocabulary_size().unwrap(), gemma.context_length().unwrap()), (262_208, 131_072));
+        assert_eq!(gemma.rope().unwrap().scaling, RopeScaling::Linear { factor: 8.0 });
+        assert_eq!((gemma.local_rope_theta(), gemma.tied_embeddings()), (Some(10_000.0), true));
+        assert!(config(json!({"model_type": "llama"})).vocabulary_size().is_err());
     }
 
     #[test]

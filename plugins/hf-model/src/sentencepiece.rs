@@ -9,11 +9,13 @@ use std::collections::HashSet;
 use std::path::Path;
 
 /// The largest `tokenizer.model` that is read; Gemma's has 4 MB.
-pub(crate) const MODEL_BYTES_MAX: u64 = 64 << 20;
+pub(crate) const MODEL_BYTES_MAX: u64 = 16 << 20;
 /// The longest piece, in bytes; SentencePiece's own default is 16 characters.
-const PIECE_BYTES_MAX: usize = 4096;
+const PIECE_BYTES_MAX: usize = 256;
 /// The most pieces; Gemma has 262,144.
-const PIECES_MAX: usize = 4 << 20;
+const PIECES_MAX: usize = 1 << 20;
+/// The most merges that a tokenizer is made of; Gemma has 580,604.
+const MERGES_MAX: usize = 4 << 20;
 
 /// What a piece is, by SentencePiece's number, which is llama.cpp's too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
@@ -144,7 +146,10 @@ impl SentencePieceModel {
     }
 
     /// Every way in which two pieces make a third, the likeliest third first, the longest left part first.
-    fn merges(&self) -> Vec<(&str, &str)> {
+    ///
+    /// # Errors
+    /// `InvalidModel` for more of them than any vocabulary has.
+    fn merges(&self) -> Result<Vec<(&str, &str)>> {
         let known: HashSet<&str> = self.pieces.iter().map(|piece| piece.text.as_str()).collect();
         let mut merges: Vec<(f32, usize, &str, &str)> = Vec::new();
         let made = [PieceKind::Normal, PieceKind::UserDefined];
@@ -155,14 +160,23 @@ impl SentencePieceModel {
                     merges.push((piece.score, count, left, right));
                 }
             }
+            if merges.len() > MERGES_MAX {
+                return Err(Error::invalid_model(format!(
+                    "a SentencePiece model of {} pieces can be merged in more than {MERGES_MAX} ways",
+                    self.pieces.len()
+                )));
+            }
         }
         merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
-        merges.into_iter().map(|(.., left, right)| (left, right)).collect()
+        Ok(merges.into_iter().map(|(.., left, right)| (left, right)).collect())
     }
 
     /// The same vocabulary as a `tokenizer.json`, without added tokens: what transformers makes where there is only this.
-    pub fn to_tokenizer_json(&self) -> Value {
-        let merges: Vec<Value> = self.merges().into_iter().map(|(left, right)| json!([left, right])).collect();
+    ///
+    /// # Errors
+    /// `InvalidModel` for a vocabulary whose pieces make each other in millions of ways.
+    pub fn to_tokenizer_json(&self) -> Result<Value> {
+        let merges: Vec<Value> = self.merges()?.into_iter().map(|(left, right)| json!([left, right])).collect();
         let unknown = self.pieces.iter().find(|piece| piece.kind == PieceKind::Unknown).map(|piece| &piece.text);
         let has_bytes = self.pieces.iter().any(|piece| piece.kind == PieceKind::Byte);
         let replace = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
@@ -182,7 +196,7 @@ impl SentencePieceModel {
                 })
             })
         });
-        json!({
+        Ok(json!({
             "version": "1.0",
             "added_tokens": special.collect::<Vec<_>>(),
             "normalizer": {"type": "Sequence", "normalizers": normalizers},
@@ -194,7 +208,7 @@ impl SentencePieceModel {
                 "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": has_bytes,
                 "vocab": Value::Object(tokens.collect()), "merges": merges,
             },
-        })
+        }))
     }
 }
 
@@ -230,7 +244,7 @@ mod tests {
         ];
         let model = SentencePieceModel::parse(&model(&pieces, 2), Path::new("tokenizer.model")).expect("sound");
         assert_eq!((model.pieces().len(), model.adds_space_prefix()), (8, true));
-        let json = model.to_tokenizer_json();
+        let json = model.to_tokenizer_json().expect("a tokenizer");
         let expected = json!([["a", "b"], ["\u{2581}", "ab"], ["b", "a"]]);
         assert_eq!(json["model"]["merges"], expected);
         let tokenizer: tokenizers::Tokenizer = serde_json::from_value(json).expect("a tokenizer");
@@ -247,6 +261,6 @@ mod tests {
         assert!(parse(&model(&[("a", f32::NAN, 1)], 2)).contains("not a number"));
         assert!(parse(&model(&[("a", 0.0, 9)], 2)).contains("of kind 9"));
         let long = "a".repeat(PIECE_BYTES_MAX + 1);
-        assert!(parse(&model(&[(&long, 0.0, 1)], 2)).contains("piece 0 has 4097 bytes"));
+        assert!(parse(&model(&[(&long, 0.0, 1)], 2)).contains("piece 0 has 257 bytes"));
     }
 }

@@ -156,6 +156,17 @@ pub fn forget(config: &Config, path: &Path) {
     let _ = std::fs::remove_file(record_path(config, &path.file_name().unwrap_or_default().to_string_lossy()));
 }
 
+/// Removes the files `names` of the folder `dir`, which belonged to an artifact that is gone, but for those in `kept`.
+pub fn remove_companions(dir: &Path, names: &[String], kept: &[PathBuf]) {
+    for name in names.iter().filter(|name| !name.contains(['/', '\\'])) {
+        let path = dir.join(name);
+        if !kept.contains(&path) {
+            // One that cannot be removed is only in the way.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
 /// Where the artifact `file` made from `origin` goes: under its own name, unless that is taken by one that was made
 /// from something else. `extension` is the end of `file`, dot included; empty for a folder.
 pub fn place(config: &Config, file: &str, extension: &str, origin: &str, fingerprint: &str) -> PathBuf {

@@ -1,6 +1,6 @@
 //! Removes artifacts from the store: all that were named or none, each with its record, never anything else.
 
-use super::{Record, forget, list};
+use super::{Record, forget, list, remove_companions};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::pipeline;
@@ -65,15 +65,7 @@ impl Removal {
         let _locks: Vec<File> = paths.iter().map(lock).collect::<Result<_>>()?;
         for (path, record) in paths.iter().zip(&self.records) {
             remove(path).map_err(Error::io("removing", path))?;
-            for companion in record.companions.iter().filter(|name| !name.contains(['/', '\\'])) {
-                let companion = self.dir.join(companion);
-                match std::fs::remove_file(&companion) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                        return Err(Error::io("removing", &companion)(error));
-                    }
-                    _ => (),
-                }
-            }
+            remove_companions(&self.dir, &record.companions, &[]);
             forget(config, path);
         }
         Ok(())

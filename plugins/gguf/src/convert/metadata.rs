@@ -1,6 +1,7 @@
 //! The header's `general.*` keys and the architecture's hyper-parameters, in the order of llama.cpp's converter.
 
 use super::families::Family;
+use super::model_card::ModelCard;
 use super::naming;
 use crate::gguf_file::{FileType, Metadata, Value};
 use pajamas_hf_model::{Config, HfModel, RopeScaling};
@@ -10,18 +11,29 @@ use serde_json::Value as Json;
 /// The version of ggml's block formats that files are made for.
 const QUANTIZATION_VERSION: u32 = 2;
 
-/// Sampling defaults: the key in `generation_config.json`, the key in the file, whether it is a whole number.
-const SAMPLING: [(&str, &str, bool); 10] = [
-    ("top_k", "top_k", true),
-    ("top_p", "top_p", false),
-    ("min_p", "min_p", false),
-    ("xtc_probability", "xtc_probability", false),
-    ("xtc_threshold", "xtc_threshold", false),
-    ("temperature", "temp", false),
-    ("penalty_last_n", "penalty_last_n", true),
-    ("repetition_penalty", "penalty_repeat", false),
-    ("mirostat_tau", "mirostat_tau", false),
-    ("mirostat_eta", "mirostat_eta", false),
+/// What a sampling default is stored as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Whole,
+    Real,
+}
+
+/// Sampling defaults: the keys in `generation_config.json`, of which the first that is there counts, the key in the file, and
+/// what it is stored as.
+const SAMPLING: [(&[&str], &str, Kind); 12] = [
+    (&["sequence"], "sequence", Kind::Text),
+    (&["top_k"], "top_k", Kind::Whole),
+    (&["top_p"], "top_p", Kind::Real),
+    (&["min_p"], "min_p", Kind::Real),
+    (&["xtc_probability"], "xtc_probability", Kind::Real),
+    (&["xtc_threshold"], "xtc_threshold", Kind::Real),
+    (&["temperature"], "temp", Kind::Real),
+    (&["penalty_last_n"], "penalty_last_n", Kind::Whole),
+    (&["penalty_repeat", "repetition_penalty"], "penalty_repeat", Kind::Real),
+    (&["mirostat"], "mirostat", Kind::Whole),
+    (&["mirostat_tau"], "mirostat_tau", Kind::Real),
+    (&["mirostat_eta"], "mirostat_eta", Kind::Real),
 ];
 
 /// How many elements all tensors have.
@@ -59,7 +71,7 @@ pub(super) fn metadata(
     family.add_leading_metadata(source.config(), &mut metadata)?;
     metadata.set("general.type", "model");
     add_sampling(source, &mut metadata);
-    add_names(source, parameters, &mut metadata);
+    add_authorship(source, parameters, &mut metadata);
     family.add_hyper_parameters(source.config(), file_type.id, &mut metadata, notes)?;
     family.add_metadata(source.config(), &mut metadata)?;
     metadata.set("general.quantization_version", QUANTIZATION_VERSION);
@@ -69,15 +81,25 @@ pub(super) fn metadata(
 
 fn add_sampling(source: &HfModel, metadata: &mut Metadata) {
     let Some(generation) = source.generation_config() else { return };
-    for (key, name, whole) in SAMPLING {
-        let Some(number) = generation.get(key).and_then(Json::as_f64) else { continue };
-        let value = if whole { Value::I32(number as i32) } else { Value::F32(number as f32) };
-        metadata.set(format!("general.sampling.{name}"), value);
+    for (keys, name, kind) in SAMPLING {
+        // One that is null counts too.
+        let Some(value) = keys.iter().find_map(|key| generation.get(key)) else { continue };
+        let value = match kind {
+            Kind::Text => value.as_str().filter(|text| !text.is_empty()).map(Value::from),
+            Kind::Whole => value.as_f64().map(|number| Value::I32(number as i32)),
+            Kind::Real => value.as_f64().map(|number| Value::F32(number as f32)),
+        };
+        if let Some(value) = value {
+            metadata.set(format!("general.sampling.{name}"), value);
+        }
     }
 }
 
-/// The name comes from the source alone: a user's name for the file never becomes the model's.
-fn add_names(source: &HfModel, parameters: Parameters, metadata: &mut Metadata) {
+/// What the model is called, who made it, and from what. The name comes from the source alone: a user's name for the file
+/// never becomes the model's. What the model's card says counts most, then the name that the model was loaded by, then the
+/// folder's.
+fn add_authorship(source: &HfModel, parameters: Parameters, metadata: &mut Metadata) {
+    let card = ModelCard::read(source.dir(), parameters.total);
     let folder = naming::parse(&source.model_id(), parameters.total);
     // transformers leaves the id it loaded from; a path there says nothing about the model.
     let stated = source
@@ -88,20 +110,45 @@ fn add_names(source: &HfModel, parameters: Parameters, metadata: &mut Metadata) 
         .filter(|name| !name.is_empty() && name.matches('/').count() <= 1)
         .map(|name| naming::parse(name, parameters.total))
         .unwrap_or_default();
-    let name = stated.name.or(folder.name).unwrap_or_default();
-    let title = naming::title(&name);
-    metadata.set("general.name", if title.is_empty() { "model".to_owned() } else { title });
-    let mut set = |key: &str, value: Option<String>| {
-        if let Some(value) = value {
-            metadata.set(format!("general.{key}"), value);
+    let name = card.name.unwrap_or_else(|| naming::title(&stated.name.or(folder.name).unwrap_or_default()));
+    metadata.set("general.name", if name.is_empty() { "model".to_owned() } else { name });
+    let organization = || stated.organization.or(folder.organization).map(|name| naming::title(&name));
+    let size_label = || stated.size_label.or(folder.size_label).or_else(|| Some(parameters.size_label()));
+    let texts = [
+        ("author", card.author),
+        ("version", card.version.or(stated.version).or(folder.version)),
+        ("organization", card.organization.or_else(organization)),
+        ("finetune", card.finetune.or(stated.finetune).or(folder.finetune)),
+        ("basename", card.basename.or(stated.basename).or(folder.basename)),
+        ("description", card.description),
+        ("size_label", card.size_label.or_else(size_label)),
+        ("license", card.license),
+        ("license.name", card.license_name),
+        ("license.link", card.license_link),
+        ("source.url", card.source_url),
+        ("source.doi", card.source_doi),
+        ("source.uuid", card.source_uuid),
+        ("source.repo_url", card.source_repo_url),
+    ];
+    for (key, text) in texts {
+        if let Some(text) = text.filter(|text| !text.is_empty()) {
+            metadata.set(format!("general.{key}"), text);
         }
-    };
-    set("version", stated.version.or(folder.version));
-    set("organization", stated.organization.or(folder.organization).map(|name| naming::title(&name)));
-    set("finetune", stated.finetune.or(folder.finetune));
-    set("basename", stated.basename.or(folder.basename));
-    let size_label = stated.size_label.or(folder.size_label);
-    set("size_label", size_label.or_else(|| Some(parameters.size_label())));
+    }
+    for (kind, sources) in [("base_model", card.base_models), ("dataset", card.datasets)] {
+        let Some(sources) = sources else { continue };
+        metadata.set(format!("general.{kind}.count"), sources.len() as u32);
+        for (number, source) in sources.into_iter().enumerate() {
+            for (field, text) in source.into_iter().filter(|(_, text)| !text.is_empty()) {
+                metadata.set(format!("general.{kind}.{number}.{field}"), text);
+            }
+        }
+    }
+    for (key, texts) in [("tags", card.tags), ("languages", card.languages)] {
+        if !texts.is_empty() {
+            metadata.set(format!("general.{key}"), Value::strings(texts));
+        }
+    }
 }
 
 /// The hyper-parameters that most architectures have. `experts` are those of a layer and those of a token.

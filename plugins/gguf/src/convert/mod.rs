@@ -7,6 +7,7 @@
 
 pub mod families;
 mod metadata;
+mod model_card;
 mod naming;
 mod plan;
 mod pre_tokenizer;
@@ -196,13 +197,14 @@ impl<'a> Conversion<'a> {
     }
 }
 
-/// The type of the first tensor with two dimensions: `config.json` is wrong about it in some fine-tunes.
+/// The type of the first matrix in half precision, or else of the first: `config.json` is wrong about it in some fine-tunes,
+/// and some keep a matrix or two in single precision.
 fn source_type(source: &HfModel) -> Result<FloatType> {
-    let is_float = |tensor: &&pajamas_hf_model::Tensor| tensor.dtype().size_bytes().is_some();
     let matrices = || source.tensors().iter().filter(|tensor| tensor.shape().len() >= 2);
     // Codes of quantized matrices say nothing of the others; without any others, they are the reason to refuse.
     let matrix = matrices()
-        .find(is_float)
+        .find(|tensor| tensor.dtype().size_bytes() == Some(2))
+        .or_else(|| matrices().find(|tensor| tensor.dtype().size_bytes().is_some()))
         .or_else(|| matrices().next())
         .ok_or_else(|| Error::invalid_model(format!("`{}` holds no matrix", source.dir().display())))?;
     match matrix.dtype() {

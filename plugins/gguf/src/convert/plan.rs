@@ -63,7 +63,7 @@ pub(super) fn plan<'a>(
     notes: &mut Vec<String>,
 ) -> Result<Plan<'a>> {
     let rules = family.tensors(source)?;
-    let stored = Stored::new(source, family);
+    let stored = Stored::new(source, family)?;
     stored.check(&rules, family)?;
     let mut found = Vec::new();
     for rule in &rules {
@@ -120,13 +120,23 @@ fn planned<'a>(rule: &TensorRule, parts: Vec<&'a Tensor>, matrix_type: GgmlType)
 }
 
 impl<'a> Stored<'a> {
-    fn new(source: &'a HfModel, family: &dyn Family) -> Self {
-        let wanted = |name: &str| !IGNORED_ENDINGS.iter().any(|ending| name.ends_with(ending));
-        let named = source.tensors().iter().enumerate().filter_map(|(place, tensor)| {
-            let name = family.tensor_name(tensor.name())?;
-            wanted(&name).then(|| (name.into_owned(), (place, tensor)))
-        });
-        Self { tensors: named.collect() }
+    fn new(source: &'a HfModel, family: &dyn Family) -> Result<Self> {
+        let mut tensors: HashMap<String, (usize, &Tensor)> = HashMap::new();
+        for (place, tensor) in source.tensors().iter().enumerate() {
+            let Some(name) = family.tensor_name(tensor.name()) else { continue };
+            if IGNORED_ENDINGS.iter().any(|ending| name.ends_with(ending)) {
+                continue;
+            }
+            if let Some((_, first)) = tensors.insert(name.into_owned(), (place, tensor)) {
+                return Err(Error::invalid_model(format!(
+                    "`{}` and `{}` in `{}` are the same tensor",
+                    first.name().escape_debug(),
+                    tensor.name().escape_debug(),
+                    tensor.file().display()
+                )));
+            }
+        }
+        Ok(Self { tensors })
     }
 
     /// Refuses tensors that the family does not have, and shapes that its configuration does not give.

@@ -15,7 +15,7 @@ const PROBE: &str = "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (norm
 
 /// The SHA-256 of the ids (as Python prints a list) of published models that are of a family that can be converted, and
 /// llama.cpp's names of their pre-tokenizers.
-const KNOWN: [(&str, &str); 29] = [
+const KNOWN: [(&str, &str); 30] = [
     ("0ef9807a4087ebef797fc749390439009c3b9eda9ad1a097abbe738f486c01e5", "llama-bpe"),
     ("c136ed14d01c2745d4f60a9596ae66800e2b61fa45643e72436041855ad4089d", "smaug-bpe"),
     ("e636dc30a262dcc0d8c323492e32ae2b70728f4df7dfe9737d9f920a282b8aea", "qwen2"),
@@ -44,6 +44,7 @@ const KNOWN: [(&str, &str); 29] = [
     ("4a2e2abae11ca2b86d570fc5b44be4d5eb5e72cc8f22dd136a94b37da83ab665", "kormo"),
     ("36f3066e97b7f3994b379aaacde306c1444c6ae84e81a5ae3cd2b7ed3b8c42d4", "minicpm5"),
     ("ad851be1dba641f2e3711822f816db2c265f788b37c63b4e1aeacb9ee92de8eb", "gigachat"),
+    ("1994ffd01900cfb37395608534236ecd63f2bd5995d6cb1004dda1af50240f15", "trillion"),
     ("653660222fb704f61cbf2b618a8ae6502b7f8b20c980f9a5de07ed78e13319cd", "ufakzeka"),
 ];
 
@@ -58,20 +59,29 @@ pub(super) fn recognize(tokenizer: &TokenizerFiles, chosen: Option<&str>) -> Res
     }
 }
 
-fn names() -> impl Iterator<Item = &'static str> {
-    PreTokenizer::ALL.iter().map(|known| known.name).chain(KNOWN.iter().map(|(_, name)| *name))
-}
+/// Every name that llama.cpp knows, for those who know better (`llama_vocab::impl::load` in `llama-vocab.cpp`).
+#[rustfmt::skip]
+const NAMES: [&str; 91] = [
+    "kimi-k2", "default", "minicpm5", "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral",
+    "midm-2.0", "lfm2", "jina-v5-nano", "deepseek-llm", "deepseek-coder", "deepseek-v3", "spark2_5", "youtu",
+    "falcon", "mpt", "starcoder", "gpt-2", "phi-2", "jina-es", "jina-de", "gigachat", "jina-v2-es", "jina-v2-de",
+    "a.x-4.0", "mellum", "modern-bert", "jais-2", "gemma4", "granite-embed-multi-311m", "mmbert", "sarvam-moe",
+    "jina-v1-en", "jina-v2-code", "roberta-bpe", "refact", "command-r", "qwen2", "deepseek-r1-qwen", "kormo",
+    "f2llmv2", "qwen35", "stablelm2", "olmo", "dbrx", "smaug-bpe", "poro-chat", "chatglm-bpe", "glm4", "glm5",
+    "viking", "jais", "tekken", "smollm", "codeshell", "bloom", "gpt3-finnish", "exaone", "exaone4", "exaone-moe",
+    "chameleon", "minerva-7b", "megrez", "gpt-4o", "llama4", "kanana2", "talkie", "granite-embed-multi-97m",
+    "tiny_aya", "cohere2moe", "superbpe", "trillion", "granite-docling", "bailingmoe", "bailingmoe2", "llada-moe",
+    "seed-coder", "hunyuan", "hunyuan-dense", "hy_v4", "joyai-llm", "ufakzeka", "grok-2", "afmoe", "laguna",
+    "minimax-m2", "solar-open", "mellum2",
+];
 
 fn by_name(chosen: &str) -> Result<&'static str> {
-    names().find(|name| *name == chosen).ok_or_else(|| {
-        let mut all: Vec<&str> = names().collect();
-        all.sort_unstable();
-        all.dedup();
-        let hint = match nearest(chosen, all.iter().copied()) {
+    NAMES.into_iter().find(|name| *name == chosen).ok_or_else(|| {
+        let hint = match nearest(chosen, NAMES.into_iter()) {
             Some(near) => format!("did you mean `{near}`?"),
-            None => format!("there are {}", all.join(", ")),
+            None => format!("there are {}", NAMES.join(", ")),
         };
-        Error::invalid_request(format!("there is no pre-tokenizer `{}`", chosen.escape_debug())).with_hint(hint)
+        Error::invalid_request(format!("llama.cpp has no pre-tokenizer `{}`", chosen.escape_debug())).with_hint(hint)
     })
 }
 

@@ -95,7 +95,7 @@ pub(super) fn add(
         }
         _ => {}
     }
-    if normalizes_to_nfc(tokenizer.normalizer()) {
+    if composes(tokenizer.normalizer(), tokenizer.path())? {
         notes.push(
             "the source's tokenizer composes Unicode characters (NFC) and llama.cpp does not: \
              text with combining characters can be split differently"
@@ -452,13 +452,28 @@ fn add_chat_templates(tokenizer: &TokenizerFiles, metadata: &mut Metadata) {
     }
 }
 
-fn normalizes_to_nfc(normalizer: &Json) -> bool {
-    match normalizer.get("type").and_then(Json::as_str) {
-        Some("NFC") => true,
-        Some("Sequence") => normalizer
-            .get("normalizers")
-            .and_then(Json::as_array)
-            .is_some_and(|steps| steps.iter().any(normalizes_to_nfc)),
-        _ => false,
+/// Steps of a normalizer that compose, decompose or exchange characters that look alike: known not to happen in llama.cpp.
+const COMPOSING: [&str; 4] = ["NFC", "NFD", "NFKC", "NFKD"];
+
+/// The step of a normalizer that changes a text as llama.cpp does not, and whether that is a known, small difference.
+///
+/// # Errors
+/// `Unsupported` for steps that would make llama.cpp read ordinary texts wrongly.
+fn composes(normalizer: &Json, path: &std::path::Path) -> Result<bool> {
+    let kind = normalizer.get("type").and_then(Json::as_str).unwrap_or_default();
+    let marks_space = || normalizer.pointer("/pattern/String").and_then(Json::as_str) == Some(" ");
+    match kind {
+        "" | "Prepend" => Ok(false),
+        "Replace" if marks_space() => Ok(false),
+        "Sequence" => {
+            let steps = normalizer.get("normalizers").and_then(Json::as_array).map_or(&[][..], Vec::as_slice);
+            steps.iter().try_fold(false, |found, step| Ok(composes(step, path)? || found))
+        }
+        kind if COMPOSING.contains(&kind) => Ok(true),
+        kind => Err(Error::unsupported(format!(
+            "`{}` changes texts before it splits them ({}), which llama.cpp does not",
+            path.display(),
+            kind.escape_debug()
+        ))),
     }
 }

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 pub(crate) enum Source {
     /// A GGUF file, complete.
     File(PathBuf),
-    /// A Hugging Face folder.
-    Folder(Box<HfModel>),
+    /// A Hugging Face folder, and llama.cpp's name of its pre-tokenizer, where the user knows better.
+    Folder(Box<HfModel>, Option<String>),
 }
 
 impl Source {
@@ -25,10 +25,18 @@ impl Source {
     /// `InvalidModel` for one that is damaged, cut short or of another kind; `Unsupported`; `Io`.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         if path.is_dir() {
-            return Ok(Self::Folder(Box::new(HfModel::open_quantized(path, &KEPT_QUANTIZATIONS)?)));
+            return Ok(Self::Folder(Box::new(HfModel::open_quantized(path, &KEPT_QUANTIZATIONS)?), None));
         }
         GgufFile::open(path)?.check_complete()?;
         Ok(Self::File(path.to_owned()))
+    }
+
+    /// The same, with a folder's pre-tokenizer named.
+    pub(crate) fn with_pre_tokenizer(self, name: Option<&str>) -> Self {
+        match self {
+            Self::Folder(model, _) => Self::Folder(model, name.map(str::to_owned)),
+            file => file,
+        }
     }
 
     /// Loads the model, weights and all.
@@ -39,8 +47,8 @@ impl Source {
         start_library();
         match self {
             Self::File(path) => ModelHandle::load(path, parameters(settings), progress, cancel),
-            Self::Folder(model) => {
-                let conversion = plan(model)?;
+            Self::Folder(model, pre_tokenizer) => {
+                let conversion = plan(model, pre_tokenizer.as_deref())?;
                 for note in conversion.notes() {
                     host().log(LogLevel::Info, "pajamas_gguf", note);
                 }
@@ -64,8 +72,8 @@ impl Source {
         parameters.load_mode = sys::LLAMA_LOAD_MODE_NONE;
         match self {
             Self::File(path) => ModelHandle::load(path, parameters, &progress, &cancel),
-            Self::Folder(model) => {
-                let conversion = plan(model)?;
+            Self::Folder(model, pre_tokenizer) => {
+                let conversion = plan(model, pre_tokenizer.as_deref())?;
                 let mut view = View::new(&conversion, &cancel)?;
                 ModelHandle::load_bytes(model.dir(), &mut view, parameters, &progress, &cancel)
             }
@@ -75,8 +83,8 @@ impl Source {
 
 /// How a folder is loaded: in its own precision. What llama.cpp then reads is the GGUF file that the converter would
 /// write, so that there is one way from a checkpoint to llama.cpp's tensors.
-fn plan(model: &HfModel) -> Result<Conversion<'_>> {
-    Conversion::plan(model, FloatType::Auto, None, &BTreeMap::new())
+fn plan<'a>(model: &'a HfModel, pre_tokenizer: Option<&str>) -> Result<Conversion<'a>> {
+    Conversion::plan(model, FloatType::Auto, pre_tokenizer, &BTreeMap::new())
 }
 
 /// Refuses a folder for which there is no memory: nothing of it is mapped.

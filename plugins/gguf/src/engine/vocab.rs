@@ -27,8 +27,7 @@ impl Vocab {
     /// # Errors
     /// `Unsupported` for a model without a vocabulary.
     pub(crate) fn new(model: Arc<ModelHandle>) -> Result<Self> {
-        let mut vocab =
-            Self { model, count: 0, bos_to_add: None, control_texts: Vec::new(), forced_texts: Vec::new() };
+        let mut vocab = Self { model, count: 0, bos_to_add: None, control_texts: Vec::new(), forced_texts: Vec::new() };
         // SAFETY: the model is loaded; these only read.
         let (kind, count, add_bos) = unsafe {
             let pointer = vocab.as_ptr();
@@ -78,6 +77,22 @@ impl Vocab {
     /// The token that texts begin with, where the model wants one.
     pub(crate) fn bos_to_add(&self) -> Option<u32> {
         self.bos_to_add
+    }
+
+    /// The token that `role` names in GGUF: `padding`, `seperator`, `mask`, `eot`.
+    pub(crate) fn role(&self, role: &str) -> Option<u32> {
+        let vocab = self.as_ptr();
+        // SAFETY: the vocabulary is loaded; these only read.
+        let id = unsafe {
+            match role {
+                "padding" => sys::llama_vocab_pad(vocab),
+                "seperator" => sys::llama_vocab_sep(vocab),
+                "mask" => sys::llama_vocab_mask(vocab),
+                "eot" => sys::llama_vocab_eot(vocab),
+                _ => return None,
+            }
+        };
+        u32::try_from(id).ok()
     }
 
     /// The end-of-sequence token, if there is one.
@@ -177,14 +192,18 @@ impl Vocab {
     }
 
     fn tokenize_raw(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
-        let forced = self.forced_texts.iter().filter_map(|forced| text.find(forced.as_str())).min();
-        let Some(at) = forced.filter(|_| !parse_special) else {
-            return self.tokenize_whole(text, add_special, parse_special);
-        };
+        let mut cuts: Vec<usize> = Vec::new();
+        if !parse_special {
+            let forced = self.forced_texts.iter().flat_map(|forced| text.match_indices(forced.as_str()));
+            cuts = forced.map(|(at, _)| at + FORCED_WORD_BYTES).collect();
+            cuts.sort_unstable();
+        }
         // Cut where the text is split into words anyway, no token arises, and the rest is as it would be.
-        let (before, rest) = text.split_at(at + FORCED_WORD_BYTES);
-        let mut tokens = self.tokenize_whole(before, add_special, false)?;
-        tokens.extend(self.tokenize_raw(rest, false, false)?);
+        let (mut tokens, mut start) = (Vec::new(), 0);
+        for end in cuts.into_iter().chain([text.len()]) {
+            tokens.extend(self.tokenize_whole(&text[start..end], add_special && start == 0, parse_special)?);
+            start = end;
+        }
         Ok(tokens)
     }
 

@@ -3,8 +3,8 @@
 
 use crate::convert::verify_tokenizer;
 use crate::engine::handle::ModelHandle;
-use crate::engine::vocab::Vocab;
 use crate::engine::info::model_info;
+use crate::engine::vocab::Vocab;
 use crate::gguf_file::{GgufFile, Value};
 use llama_cpp_sys_2 as sys;
 use pajamas_hf_model::HfModel;
@@ -49,12 +49,7 @@ pub(super) struct Checked {
 ///
 /// # Errors
 /// `InvalidModel` at the first difference.
-pub(super) fn tokenizer(
-    source: &HfModel,
-    output: &Path,
-    progress: &Progress,
-    cancel: &CancelToken,
-) -> Result<Checked> {
+pub(super) fn tokenizer(source: &HfModel, output: &Path, progress: &Progress, cancel: &CancelToken) -> Result<Checked> {
     progress.report("checking tokenizer", 0.0, "");
     // SAFETY: gives a plain value.
     let mut parameters = unsafe { sys::llama_model_default_params() };
@@ -66,11 +61,15 @@ pub(super) fn tokenizer(
     let verified = verify_tokenizer::check(&files, &tokenize)?;
     let file = GgufFile::open(output)?;
     let number = |key: &str| file.metadata().get(key).and_then(Value::as_u64);
-    for (key, found) in [
-        ("tokenizer.ggml.bos_token_id", vocab.bos()),
-        ("tokenizer.ggml.eos_token_id", vocab.eos()),
-    ] {
+    for (key, found) in [("tokenizer.ggml.bos_token_id", vocab.bos()), ("tokenizer.ggml.eos_token_id", vocab.eos())] {
         let (stated, found) = (number(key), found.map(|token| u64::from(token.id)));
+        if stated.is_some() && stated != found {
+            return Err(Error::invalid_model(format!("llama.cpp takes {found:?} for {key}, the file says {stated:?}")));
+        }
+    }
+    for role in ["padding", "seperator", "mask", "eot"] {
+        let key = format!("tokenizer.ggml.{role}_token_id");
+        let (stated, found) = (number(&key), vocab.role(role).map(u64::from));
         if stated.is_some() && stated != found {
             return Err(Error::invalid_model(format!("llama.cpp takes {found:?} for {key}, the file says {stated:?}")));
         }

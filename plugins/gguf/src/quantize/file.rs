@@ -35,17 +35,16 @@ impl GgufSource {
         let open = std::fs::File::open(path).map_err(|error| Error::io("opening", path, &error))?;
         let open = Arc::new(OpenFile { file: open, path: path.to_owned() });
         let planned = file.tensors().iter().map(|tensor| PlannedTensor {
-            spec: TensorSpec {
-                name: tensor.name.clone(),
-                shape: tensor.shape.clone(),
-                ggml_type: tensor.ggml_type,
-            },
+            spec: TensorSpec { name: tensor.name.clone(), shape: tensor.shape.clone(), ggml_type: tensor.ggml_type },
             rows: Rows::of_file(&open, tensor),
         });
         let tensors = planned.collect();
         let mut metadata = file.metadata().clone();
         SPLIT_KEYS.iter().for_each(|key| metadata.remove(key));
         metadata.remove(ALIGNMENT);
+        // What it tells of its own making is not true of what is made from it.
+        let told: Vec<String> = metadata.iter().map(|(key, _)| key.to_owned()).collect();
+        told.iter().filter(|key| key.starts_with("pajamas.")).for_each(|key| metadata.remove(key));
         Ok(Self { file, metadata, tensors })
     }
 

@@ -1,7 +1,8 @@
 //! Making GGUF files: a Hugging Face folder or a GGUF file becomes a GGUF file of a chosen type, in one pass.
 //!
-//! Stages: plan what the file would hold in its own precision (`convert`, or `file` for a GGUF file) -> weigh its columns
-//! (`importance`, where asked for) -> let llama.cpp choose the `types` -> write it (`transfer`) -> `check` what was made.
+//! Stages: plan what the file would hold in its own precision (`convert`, or `file` for a GGUF file) -> let llama.cpp choose
+//! the `types` -> weigh the columns (`importance`, where asked for) -> write it (`transfer`) -> `check` what was made.
+//! Everything that can be refused is refused before the first step that takes long.
 
 mod check;
 mod file;
@@ -23,12 +24,16 @@ use pajamas_plugin_api::{
 use recipes::GgufRecipe;
 use settings::Settings;
 use sha2::{Digest, Sha256};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use types::Decision;
 
 /// The name of the file, in a job's scratch folder, that belongs beside the artifact.
 const IMATRIX_FILE: &str = "imatrix.gguf";
+
+/// Tables that rows are looked up in, and nothing is multiplied with: an importance matrix knows nothing of them.
+const EMBEDDINGS: [&str; 2] = ["token_embd.weight", "per_layer_token_embd.weight"];
 
 /// The version of ggml's block formats, which llama.cpp's quantizer sets anew.
 const QUANTIZATION_VERSION: u32 = 2;
@@ -66,6 +71,14 @@ struct Work<'a, 'p> {
     cancel: &'a CancelToken,
 }
 
+/// By what columns are weighed.
+enum Weighing<'a> {
+    None,
+    Known(ImportanceMatrix),
+    /// A text that the model is to read.
+    Text(&'a Path),
+}
+
 /// What is quantized: a model as its file would be in its own precision.
 struct Material<'a> {
     metadata: &'a Metadata,
@@ -84,11 +97,9 @@ impl Work<'_, '_> {
         if let (Some(_), Some(option)) = (direct, self.settings.of_quantizing()) {
             return Err(self.without_effect(option, "nothing is quantized"));
         }
-        let tied = source.config().tied_embeddings() || source.tensor("lm_head.weight").is_none();
-        self.refuse_leaving_output(!tied)?;
-        let importance = self.importance()?;
+        self.refuse_leaving_output(!source.config().tied_embeddings())?;
         let (target, pre_tokenizer) = (direct.unwrap_or(FloatType::Auto), self.settings.pre_tokenizer.as_deref());
-        let conversion = Conversion::plan(&source, target, pre_tokenizer, &self.provenance(importance.as_ref())?)?;
+        let conversion = Conversion::plan(&source, target, pre_tokenizer, &self.provenance()?)?;
         self.cancel.check()?;
         let material = Material { metadata: conversion.metadata(), tensors: conversion.tensors() };
         let mut report = match direct {
@@ -99,9 +110,9 @@ impl Work<'_, '_> {
                     meant: None,
                 };
                 let decisions: Vec<_> = material.tensors.iter().enumerate().map(kept).collect();
-                self.make(&material, &decisions, material.metadata.clone(), None)?
+                self.make(&material, &decisions, material.metadata.clone(), &Weighing::None)?
             }
-            None => self.make_quantized(&material, importance.as_ref(), &BTreeMap::new())?,
+            None => self.make_quantized(&material, &BTreeMap::new())?,
         };
         if !self.job.dry_run {
             let checked = check::tokenizer(&source, &self.job.output, self.progress, self.cancel)?;
@@ -119,63 +130,53 @@ impl Work<'_, '_> {
         if self.settings.pre_tokenizer.is_some() {
             return Err(self.without_effect("pre_tokenizer", "a GGUF file names its own"));
         }
+        let unmixed = [sys::LLAMA_FTYPE_ALL_F32, sys::LLAMA_FTYPE_MOSTLY_F16, sys::LLAMA_FTYPE_MOSTLY_BF16];
+        if let Some(option) = self.settings.of_mixtures().filter(|_| unmixed.contains(&self.recipe.file_type)) {
+            return Err(self.without_effect(option, "nothing is quantized"));
+        }
         let source = GgufSource::open(&self.job.source)?;
         if !self.settings.requantize {
             source.refuse_quantized()?;
         }
         self.refuse_leaving_output(source.tensors().iter().any(|tensor| tensor.spec.name == "output.weight"))?;
-        let importance = self.importance()?;
         let material = Material { metadata: source.metadata(), tensors: source.tensors() };
-        let provenance = self.provenance(importance.as_ref())?;
-        let mut report = self.make_quantized(&material, importance.as_ref(), &provenance)?;
+        let mut report = self.make_quantized(&material, &self.provenance()?)?;
         report.architecture = source.architecture().into();
         report.source_precision = source.precision();
         report.source_bytes = source.size_bytes();
         Ok(report)
     }
 
-    /// The importance matrix that was asked for. A dry run makes none, but knows that there will be one.
-    fn importance(&self) -> Result<Option<ImportanceMatrix>> {
-        let made = match (&self.settings.imatrix, &self.settings.calibration) {
-            (Some(path), _) => ImportanceMatrix::read(path)?,
-            (None, Some(_)) if self.job.dry_run => ImportanceMatrix::default(),
-            (None, Some(text)) => {
-                let tokens = self.settings.calibration_tokens;
-                let source = &self.job.source;
-                let made = importance::collect(source, text, tokens, self.threads, self.progress, self.cancel)?;
-                made.write(&self.job.scratch_dir.join(IMATRIX_FILE))?;
-                made
-            }
-            (None, None) => return Ok(None),
-        };
-        Ok(Some(made))
-    }
-
-    /// The job's provenance, and what the columns were weighed by.
-    fn provenance(&self, importance: Option<&ImportanceMatrix>) -> Result<BTreeMap<String, String>> {
+    /// The job's provenance, and what the columns are weighed by.
+    fn provenance(&self) -> Result<BTreeMap<String, String>> {
         let mut keys = self.job.provenance.clone();
-        let mut set = |key: &str, value: String| keys.insert(format!("pajamas.{key}"), value);
         if let Some(path) = &self.settings.imatrix {
-            set("imatrix.sha256", sha256_of(path)?);
+            keys.insert("pajamas.imatrix.sha256".into(), sha256_of(path)?);
         }
         if let Some(path) = &self.settings.calibration {
-            set("calibration.sha256", sha256_of(path)?);
-            let tokens = importance.map_or(0, |matrix| u64::from(matrix.chunk_count) * u64::from(matrix.chunk_tokens));
-            set("calibration.tokens", tokens.to_string());
+            keys.insert("pajamas.calibration.sha256".into(), sha256_of(path)?);
         }
         Ok(keys)
     }
 
     /// Makes a file of the types that llama.cpp chooses. Keys in `more` are added to its metadata.
-    fn make_quantized(
-        &self,
-        material: &Material<'_>,
-        importance: Option<&ImportanceMatrix>,
-        more: &BTreeMap<String, String>,
-    ) -> Result<QuantizeReport> {
+    fn make_quantized(&self, material: &Material<'_>, more: &BTreeMap<String, String>) -> Result<QuantizeReport> {
         let specs: Vec<TensorSpec> = material.tensors.iter().map(|tensor| tensor.spec.clone()).collect();
+        self.settings.check_patterns(specs.iter().map(|spec| spec.name.as_str()))?;
+        let weighing = match (&self.settings.imatrix, &self.settings.calibration) {
+            (Some(path), _) => Weighing::Known(ImportanceMatrix::read(path)?),
+            (None, Some(text)) => Weighing::Text(text),
+            (None, None) => Weighing::None,
+        };
         let (file_type, scratch) = (self.recipe.file_type, &self.job.scratch_dir);
-        let decisions = types::decide(material.metadata, &specs, file_type, &self.settings, importance, scratch)?;
+        // The choice depends on whether there are weights, not on what they are.
+        let expected = ImportanceMatrix::default();
+        let assumed = match &weighing {
+            Weighing::Known(matrix) => Some(matrix),
+            Weighing::Text(_) => Some(&expected),
+            Weighing::None => None,
+        };
+        let decisions = types::decide(material.metadata, &specs, file_type, &self.settings, assumed, scratch)?;
         let mut metadata = material.metadata.clone();
         // llama.cpp's quantizer sets these two anew, which puts them behind all others.
         for (key, value) in [("general.quantization_version", QUANTIZATION_VERSION), ("general.file_type", file_type)] {
@@ -186,19 +187,7 @@ impl Work<'_, '_> {
             metadata.remove(key);
             metadata.set(key.as_str(), value.as_str());
         }
-        let mut report = self.make(material, &decisions, metadata, importance)?;
-        if self.settings.calibration.is_some() && !self.job.dry_run {
-            report.companions.push(IMATRIX_FILE.into());
-        }
-        if let Some(importance) = importance.filter(|_| !self.job.dry_run) {
-            let unused = importance.unused_experts();
-            if unused > 0 {
-                report.notes.push(format!(
-                    "no token of the calibration text went through {unused} matrices of experts; their columns weigh the same"
-                ));
-            }
-        }
-        Ok(report)
+        self.make(material, &decisions, metadata, &weighing)
     }
 
     /// Writes the file, or says what would be written.
@@ -207,41 +196,57 @@ impl Work<'_, '_> {
         material: &Material<'_>,
         decisions: &[Decision],
         metadata: Metadata,
-        importance: Option<&ImportanceMatrix>,
+        weighing: &Weighing<'_>,
     ) -> Result<QuantizeReport> {
-        let mut targets = Vec::with_capacity(decisions.len());
-        let mut missing = Vec::new();
-        for decision in decisions {
+        let target = |decision: &Decision| {
             let tensor = &material.tensors[decision.tensor];
-            let weights = self.weights(tensor, decision, importance, &mut missing)?;
             let spec = TensorSpec { ggml_type: decision.ggml_type, ..tensor.spec.clone() };
-            targets.push(Target { spec, rows: &tensor.rows, importance: weights });
-        }
+            Target { spec, rows: &tensor.rows, importance: None }
+        };
+        let mut targets: Vec<Target<'_>> = decisions.iter().map(target).collect();
         let specs: Vec<TensorSpec> = targets.iter().map(|target| target.spec.clone()).collect();
-        let output_bytes = Header::new(&metadata, &specs)?.file_bytes;
         let mut report = QuantizeReport::default();
         report.tensor_count = targets.len() as u64;
-        report.output_bytes = output_bytes;
-        let tensors = decisions.iter().zip(&targets).map(|(decision, target)| {
-            tensor_report(&material.tensors[decision.tensor], decision, target)
-        });
+        report.output_bytes = Header::new(&metadata, &specs)?.file_bytes;
+        let tensors = decisions
+            .iter()
+            .zip(&targets)
+            .map(|(decision, target)| tensor_report(&material.tensors[decision.tensor], decision, target));
         report.tensors = tensors.filter(|tensor| self.job.dry_run || !tensor.fallback_from.is_empty()).collect();
         report.notes.extend(fallback_notes(decisions));
-        if self.job.dry_run {
-            if let Some(name) = missing.first() {
-                report.notes.push(format!("{}; the first is `{name}`", needs_weights(missing.len())));
+        for decision in decisions {
+            self.refuse_second_loss(&material.tensors[decision.tensor], decision)?;
+        }
+        let needing: Vec<&str> = targets
+            .iter()
+            .map(|target| (target.spec.name.as_str(), target.spec.ggml_type))
+            .filter(|(name, to)| requires_weights(name, *to, self.recipe.file_type))
+            .map(|(name, _)| name)
+            .collect();
+        if let (Weighing::None, Some(first)) = (weighing, needing.first()) {
+            if !self.job.dry_run {
+                return Err(self.useless(needing.len(), first));
             }
+            report.notes.push(format!("{}; the first is `{first}`", needs_weights(needing.len())));
+        }
+        if self.job.dry_run {
             return Ok(report);
         }
-        if let Some(name) = missing.first() {
-            return Err(Error::unsupported(format!(
-                "{} needs an importance matrix for {} tensors, `{name}` first: without one the result is useless",
-                self.recipe.name,
-                missing.len()
-            ))
-            .with_hint("--calibration TEXT makes one, --imatrix FILE reads one"));
+        check::room(&self.job.output, report.output_bytes)?;
+
+        let importance = match weighing {
+            Weighing::None => None,
+            Weighing::Known(matrix) => Some(Cow::Borrowed(matrix)),
+            Weighing::Text(text) => Some(Cow::Owned(self.calibrate(text, &mut report)?)),
+        };
+        let mut missing = Vec::new();
+        for (target, decision) in targets.iter_mut().zip(decisions) {
+            let tensor = &material.tensors[decision.tensor];
+            target.importance = self.weights(tensor, decision, importance.as_deref(), &mut missing)?;
         }
-        check::room(&self.job.output, output_bytes)?;
+        if let Some(first) = missing.first() {
+            return Err(self.useless(missing.len(), first));
+        }
         let stage = if material.tensors.iter().zip(&specs).all(|(from, to)| from.spec.ggml_type == to.ggml_type) {
             "converting"
         } else {
@@ -257,6 +262,43 @@ impl Work<'_, '_> {
         Ok(report)
     }
 
+    /// Makes an importance matrix by reading `text`, and keeps it for the artifact.
+    fn calibrate(&self, text: &Path, report: &mut QuantizeReport) -> Result<ImportanceMatrix> {
+        let (source, tokens) = (&self.job.source, self.settings.calibration_tokens);
+        let pre_tokenizer = self.settings.pre_tokenizer.as_deref();
+        let made = importance::collect(source, text, tokens, pre_tokenizer, self.threads, self.progress, self.cancel)?;
+        made.write(&self.job.scratch_dir.join(IMATRIX_FILE))?;
+        report.companions.push(IMATRIX_FILE.into());
+        let unused = made.unused_experts();
+        if unused > 0 {
+            report.notes.push(format!(
+                "no token of the calibration text went through {unused} matrices of experts; their columns weigh the same"
+            ));
+        }
+        Ok(made)
+    }
+
+    /// What is quantized already is quantized again only where that was asked for.
+    fn refuse_second_loss(&self, tensor: &PlannedTensor<'_>, decision: &Decision) -> Result<()> {
+        let (from, to) = (tensor.spec.ggml_type, decision.ggml_type);
+        if from == to || from.block_size == 1 || self.settings.requantize {
+            return Ok(());
+        }
+        Err(Error::unsupported(format!(
+            "`{}` is {} already; making it {} would add a second loss to the first",
+            tensor.spec.name, from.name, to.name
+        ))
+        .with_hint("MXFP4_MOE keeps experts in MXFP4 as they are; --requantize does it all the same"))
+    }
+
+    fn useless(&self, count: usize, first: &str) -> Error {
+        Error::unsupported(format!(
+            "{} needs an importance matrix for {count} tensors, `{first}` first: without one the result is useless",
+            self.recipe.name
+        ))
+        .with_hint("--calibration TEXT makes one, --imatrix FILE reads one")
+    }
+
     /// The weights of a tensor's columns; `missing` gets the names of those that cannot do without and have none.
     fn weights<'i>(
         &self,
@@ -269,16 +311,9 @@ impl Work<'_, '_> {
         if from == to {
             return Ok(None);
         }
-        if from.block_size > 1 && !self.settings.requantize {
-            return Err(Error::unsupported(format!(
-                "`{name}` is {} already; making it {} would add a second loss to the first",
-                from.name, to.name
-            ))
-            .with_hint("MXFP4_MOE keeps experts in MXFP4 as they are; --requantize does it all the same"));
-        }
         let shape = &tensor.spec.shape;
         let wanted = shape.first().copied().unwrap_or(1) * shape.get(2).copied().unwrap_or(1);
-        let embedding = name == "token_embd.weight";
+        let embedding = EMBEDDINGS.contains(&name.as_str());
         match importance.and_then(|matrix| matrix.get(name)) {
             Some(weights) if weights.len() as u64 == wanted => Ok(Some(weights)),
             Some(weights) if !embedding => Err(Error::invalid_model(format!(
@@ -311,15 +346,9 @@ impl Work<'_, '_> {
 
 /// Whether llama.cpp's quantizer refuses to make such a tensor without weights.
 fn requires_weights(name: &str, to: GgmlType, file_type: sys::llama_ftype) -> bool {
-    const ALWAYS: [GgmlType; 6] = [
-        GgmlType::IQ3_XXS,
-        GgmlType::IQ2_XXS,
-        GgmlType::IQ2_XS,
-        GgmlType::IQ2_S,
-        GgmlType::IQ1_M,
-        GgmlType::IQ1_S,
-    ];
-    let spared = ["token_embd.weight", "output.weight"].contains(&name);
+    const ALWAYS: [GgmlType; 6] =
+        [GgmlType::IQ3_XXS, GgmlType::IQ2_XXS, GgmlType::IQ2_XS, GgmlType::IQ2_S, GgmlType::IQ1_M, GgmlType::IQ1_S];
+    let spared = EMBEDDINGS.contains(&name) || name == "output.weight";
     let two_bits = to == GgmlType::Q2_K && file_type == sys::LLAMA_FTYPE_MOSTLY_Q2_K_S;
     !spared && (two_bits || ALWAYS.contains(&to))
 }

@@ -24,7 +24,7 @@ const fn recipe(
     GgufRecipe { name, file_type, bits_per_weight, description }
 }
 
-/// The default first, then the short list, then the rest from large to small.
+/// The default first, then the short list, then the rest, about from large to small.
 const RECIPES: [GgufRecipe; 35] = [
     recipe("Q4_K_M", sys::LLAMA_FTYPE_MOSTLY_Q4_K_M, 4.89, "The balance of size and quality that suits most uses."),
     recipe("Q4_K_S", sys::LLAMA_FTYPE_MOSTLY_Q4_K_S, 4.67, "A little smaller than Q4_K_M, a little worse."),
@@ -53,34 +53,54 @@ const RECIPES: [GgufRecipe; 35] = [
     recipe("Q5_1", sys::LLAMA_FTYPE_MOSTLY_Q5_1, 6.04, "An older five-bit type; Q5_K_M is better and smaller."),
     recipe("Q5_0", sys::LLAMA_FTYPE_MOSTLY_Q5_0, 5.57, "An older five-bit type; Q5_K_S is better."),
     recipe("Q5_K_S", sys::LLAMA_FTYPE_MOSTLY_Q5_K_S, 5.57, "A little smaller than Q5_K_M, a little worse."),
-    recipe("Q4_1", sys::LLAMA_FTYPE_MOSTLY_Q4_1, 5.11, "An older four-bit type; Q4_K_M is better and smaller."),
+    recipe("Q4_1", sys::LLAMA_FTYPE_MOSTLY_Q4_1, 5.10, "An older four-bit type; Q4_K_M is better and smaller."),
     recipe(
         "IQ4_NL",
         sys::LLAMA_FTYPE_MOSTLY_IQ4_NL,
         4.68,
         "Four bits on a curve; for models whose rows no 256 divides.",
     ),
-    recipe("Q4_0", sys::LLAMA_FTYPE_MOSTLY_Q4_0, 4.66, "The oldest four-bit type; quick where hardware knows it."),
+    recipe("Q4_0", sys::LLAMA_FTYPE_MOSTLY_Q4_0, 4.64, "The oldest four-bit type; quick where hardware knows it."),
     recipe("Q3_K_L", sys::LLAMA_FTYPE_MOSTLY_Q3_K_L, 4.30, "The best of the three-bit types."),
     recipe("Q3_K_M", sys::LLAMA_FTYPE_MOSTLY_Q3_K_M, 4.00, "Three bits; noticeably worse than four."),
     recipe("Q3_K_S", sys::LLAMA_FTYPE_MOSTLY_Q3_K_S, 3.64, "The smallest of the three-bit types, with a high loss."),
     recipe("Q2_K", sys::LLAMA_FTYPE_MOSTLY_Q2_K, 3.16, "Two bits, for large models that would not fit otherwise."),
     recipe("MXFP4_MOE", sys::LLAMA_FTYPE_MOSTLY_MXFP4_MOE, 8.50, "Experts in MXFP4, the rest in Q8_0; for gpt-oss."),
-    recipe("IQ3_M", sys::LLAMA_FTYPE_MOSTLY_IQ3_M, 3.76, "Three bits on a grid, mixed; better than Q3_K_M with weights."),
+    recipe(
+        "IQ3_M",
+        sys::LLAMA_FTYPE_MOSTLY_IQ3_M,
+        3.76,
+        "Three bits on a grid, mixed; better than Q3_K_M with weights.",
+    ),
     recipe("IQ3_S", sys::LLAMA_FTYPE_MOSTLY_IQ3_S, 3.66, "Three bits on a grid; better than Q3_K_S with weights."),
     recipe("IQ3_XS", sys::LLAMA_FTYPE_MOSTLY_IQ3_XS, 3.50, "Between IQ3_XXS and IQ3_S. Needs an importance matrix."),
     recipe("Q2_K_S", sys::LLAMA_FTYPE_MOSTLY_Q2_K_S, 2.97, "Smaller than Q2_K. Needs an importance matrix."),
-    recipe("IQ3_XXS", sys::LLAMA_FTYPE_MOSTLY_IQ3_XXS, 3.25, "Three bits on a coarse grid. Needs an importance matrix."),
-    recipe("Q2_0", sys::LLAMA_FTYPE_MOSTLY_Q2_0, 2.75, "Two bits in plain blocks; for models trained for it."),
-    recipe("IQ2_M", sys::LLAMA_FTYPE_MOSTLY_IQ2_M, 2.94, "Two bits on a grid, mixed. Needs an importance matrix."),
-    recipe("IQ2_S", sys::LLAMA_FTYPE_MOSTLY_IQ2_S, 2.75, "Smaller than IQ2_M. Needs an importance matrix."),
+    recipe(
+        "IQ3_XXS",
+        sys::LLAMA_FTYPE_MOSTLY_IQ3_XXS,
+        3.25,
+        "Three bits on a coarse grid. Needs an importance matrix.",
+    ),
+    recipe("Q2_0", sys::LLAMA_FTYPE_MOSTLY_Q2_0, 2.68, "Two bits in plain blocks; for models trained for it."),
+    recipe("IQ2_M", sys::LLAMA_FTYPE_MOSTLY_IQ2_M, 2.93, "Two bits on a grid, mixed. Needs an importance matrix."),
+    recipe("IQ2_S", sys::LLAMA_FTYPE_MOSTLY_IQ2_S, 2.74, "Smaller than IQ2_M. Needs an importance matrix."),
     recipe("IQ2_XS", sys::LLAMA_FTYPE_MOSTLY_IQ2_XS, 2.59, "Smaller than IQ2_S. Needs an importance matrix."),
     recipe("IQ2_XXS", sys::LLAMA_FTYPE_MOSTLY_IQ2_XXS, 2.38, "Smaller than IQ2_XS. Needs an importance matrix."),
-    recipe("IQ1_M", sys::LLAMA_FTYPE_MOSTLY_IQ1_M, 2.15, "Under two bits, with a severe loss. Needs an importance matrix."),
-    recipe("IQ1_S", sys::LLAMA_FTYPE_MOSTLY_IQ1_S, 2.00, "The smallest, with the worst loss. Needs an importance matrix."),
-    recipe("TQ2_0", sys::LLAMA_FTYPE_MOSTLY_TQ2_0, 2.50, "Ternary weights in two bits; for models trained for it."),
-    recipe("TQ1_0", sys::LLAMA_FTYPE_MOSTLY_TQ1_0, 2.20, "Ternary weights packed; for models trained for it."),
-    recipe("Q1_0", sys::LLAMA_FTYPE_MOSTLY_Q1_0, 2.00, "One bit; for models trained for it."),
+    recipe(
+        "IQ1_M",
+        sys::LLAMA_FTYPE_MOSTLY_IQ1_M,
+        2.15,
+        "Under two bits, with a severe loss. Needs an importance matrix.",
+    ),
+    recipe(
+        "IQ1_S",
+        sys::LLAMA_FTYPE_MOSTLY_IQ1_S,
+        2.00,
+        "The smallest, with the worst loss. Needs an importance matrix.",
+    ),
+    recipe("TQ2_0", sys::LLAMA_FTYPE_MOSTLY_TQ2_0, 2.52, "Ternary weights in two bits; for models trained for it."),
+    recipe("TQ1_0", sys::LLAMA_FTYPE_MOSTLY_TQ1_0, 2.19, "Ternary weights packed; for models trained for it."),
+    recipe("Q1_0", sys::LLAMA_FTYPE_MOSTLY_Q1_0, 1.48, "One bit; for models trained for it."),
 ];
 
 impl GgufRecipe {
@@ -133,7 +153,8 @@ mod tests {
             metadata.set(format!("llama.{key}"), value);
         }
         metadata.set("llama.attention.layer_norm_rms_epsilon", 1e-5_f32);
-        let matrix = |name: String, shape: [u64; 2]| TensorSpec { name, shape: shape.into(), ggml_type: GgmlType::BF16 };
+        let matrix =
+            |name: String, shape: [u64; 2]| TensorSpec { name, shape: shape.into(), ggml_type: GgmlType::BF16 };
         let norm = |name: String| TensorSpec { name, shape: vec![4096], ggml_type: GgmlType::F32 };
         let mut tensors = vec![
             matrix("token_embd.weight".into(), [4096, 128_256]),

@@ -18,7 +18,7 @@ const CALIBRATION: &str = "calibration";
 const CALIBRATION_TOKENS: &str = "calibration_tokens";
 
 /// Types that a tensor can be given by name: those that llama.cpp's quantizer writes.
-const TYPES: [GgmlType; 26] = [
+const TYPES: [GgmlType; 27] = [
     GgmlType::F32,
     GgmlType::F16,
     GgmlType::BF16,
@@ -44,6 +44,7 @@ const TYPES: [GgmlType; 26] = [
     GgmlType::IQ1_S,
     GgmlType::TQ2_0,
     GgmlType::TQ1_0,
+    GgmlType::Q2_0,
     GgmlType::Q1_0,
 ];
 
@@ -84,9 +85,24 @@ pub(super) fn specs() -> Vec<OptionSpec> {
             "Types of tensors by regular expressions on their names, `PATTERN=TYPE;PATTERN=TYPE`; the first that fits counts.",
         ),
         option(PURE, OptionKind::Bool, "false", "Give every tensor the method's own type, without a mixture."),
-        option(REQUANTIZE, OptionKind::Bool, "false", "Quantize tensors that are quantized already; both losses add up."),
-        option(PRE_TOKENIZER, OptionKind::Text, "", "llama.cpp's name of the pre-tokenizer, where it is not recognised."),
-        option(IMATRIX, OptionKind::Text, "", "A file with an importance matrix, as llama.cpp writes it (GGUF or legacy)."),
+        option(
+            REQUANTIZE,
+            OptionKind::Bool,
+            "false",
+            "Quantize tensors that are quantized already; both losses add up.",
+        ),
+        option(
+            PRE_TOKENIZER,
+            OptionKind::Text,
+            "",
+            "llama.cpp's name of the pre-tokenizer, where it is not recognised.",
+        ),
+        option(
+            IMATRIX,
+            OptionKind::Text,
+            "",
+            "A file with an importance matrix, as llama.cpp writes it (GGUF or legacy).",
+        ),
         option(CALIBRATION, OptionKind::Text, "", "A file of text that the model reads to make an importance matrix."),
         option(
             CALIBRATION_TOKENS,
@@ -147,6 +163,27 @@ impl Settings {
         .find_map(|(set, name)| set.then_some(name))
     }
 
+    /// The first option that only means something where types are mixed, if one is set.
+    pub(super) fn of_mixtures(&self) -> Option<&'static str> {
+        const OTHERS: [&str; 3] = [LEAVE_OUTPUT_TENSOR, OUTPUT_TENSOR_TYPE, TOKEN_EMBEDDING_TYPE];
+        self.of_quantizing().filter(|option| !OTHERS.contains(option))
+    }
+
+    /// Refuses a pattern that fits none of `names`. One that only llama.cpp's own expressions can say passes.
+    ///
+    /// # Errors
+    /// `InvalidRequest`.
+    pub(super) fn check_patterns<'n>(&self, names: impl Iterator<Item = &'n str> + Clone) -> Result<()> {
+        for (pattern, _) in &self.tensor_types {
+            let Ok(expression) = regex::Regex::new(pattern) else { continue };
+            if !names.clone().any(|name| expression.is_match(name)) {
+                return Err(Error::invalid_request(format!("`{}` fits the name of no tensor", pattern.escape_debug()))
+                    .with_hint("--dry-run shows all of them"));
+            }
+        }
+        Ok(())
+    }
+
     /// The patterns as C has them.
     ///
     /// # Errors
@@ -164,10 +201,11 @@ impl Settings {
 fn overrides(text: &str) -> Result<Vec<(String, GgmlType)>> {
     let pairs = text.split(';').filter(|pair| !pair.trim().is_empty()).map(|pair| {
         // A pattern may hold equals signs, a type does not.
-        let (pattern, name) = pair.rsplit_once('=').filter(|(pattern, _)| !pattern.trim().is_empty()).ok_or_else(|| {
-            Error::invalid_request(format!("`{pair}` is not PATTERN=TYPE"))
-                .with_hint("for example `ffn_down=Q6_K`, or `blk\\.[0-3]\\.attn_v=Q8_0`")
-        })?;
+        let (pattern, name) =
+            pair.rsplit_once('=').filter(|(pattern, _)| !pattern.trim().is_empty()).ok_or_else(|| {
+                Error::invalid_request(format!("`{pair}` is not PATTERN=TYPE"))
+                    .with_hint("for example `ffn_down=Q6_K`, or `blk\\.[0-3]\\.attn_v=Q8_0`")
+            })?;
         Ok((pattern.trim().to_owned(), named_type(name.trim())?))
     });
     pairs.collect()
@@ -200,8 +238,7 @@ mod tests {
     #[test]
     fn overrides_are_patterns_with_types() {
         let settings = read(&[("tensor_types", r"blk\.[0-1]\.=q8_0; ffn_down=Q6_K;")]).expect("read");
-        let expected =
-            [(r"blk\.[0-1]\.".to_owned(), GgmlType::Q8_0), ("ffn_down".to_owned(), GgmlType::Q6_K)];
+        let expected = [(r"blk\.[0-1]\.".to_owned(), GgmlType::Q8_0), ("ffn_down".to_owned(), GgmlType::Q6_K)];
         assert_eq!(settings.tensor_types, expected);
         let hint = |error: Error| format!("{} / {}", error.message, error.hint.unwrap_or_default());
         assert!(hint(read(&[("tensor_types", "ffn_down")]).unwrap_err()).contains("is not PATTERN=TYPE"));

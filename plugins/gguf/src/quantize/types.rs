@@ -71,7 +71,9 @@ fn dry_run(
         .collect();
     overrides.push(sys::llama_model_tensor_override { pattern: std::ptr::null(), type_: sys::GGML_TYPE_COUNT });
     let names: Vec<(CString, &[f32])> = match importance {
-        Some(matrix) => matrix.entries().filter_map(|(name, weights)| Some((CString::new(name).ok()?, weights))).collect(),
+        Some(matrix) => {
+            matrix.entries().filter_map(|(name, weights)| Some((CString::new(name).ok()?, weights))).collect()
+        }
         None => Vec::new(),
     };
     let mut weights: Vec<sys::llama_model_imatrix_data> = names
@@ -161,7 +163,8 @@ fn decision(line: &str) -> Option<(&str, Option<&str>)> {
     let (counts, rest) = line.trim_start().strip_prefix('[')?.split_once("] ")?;
     counts.split_once('/').filter(|(done, all)| [done, all].iter().all(|count| count.trim().parse::<u64>().is_ok()))?;
     let (name, rest) = rest.split_once(" - [")?;
-    let to = rest.rsplit_once(" (").filter(|_| rest.contains(" -> ")).map(|(_, to)| to.trim_end().trim_end_matches(')'));
+    let to =
+        rest.rsplit_once(" (").filter(|_| rest.contains(" -> ")).map(|(_, to)| to.trim_end().trim_end_matches(')'));
     Some((name.trim(), to))
 }
 

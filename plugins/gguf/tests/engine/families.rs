@@ -37,7 +37,8 @@ fn is_known_difference(name: &str, text: &str) -> bool {
     let composes = name.starts_with("qwen") && text.contains(['\u{301}', '\u{30a}']);
     let mark_of_a_space = name.starts_with("gemma") && text.contains('\u{2581}');
     // transformers 5 marks the beginning of the whole text only.
-    let behind_control_tokens = name == "llama-spm" && ["<s>", "</s>", "<unk>"].iter().any(|token| text.contains(token));
+    let behind_control_tokens =
+        name == "llama-spm" && ["<s>", "</s>", "<unk>"].iter().any(|token| text.contains(token));
     composes || mark_of_a_space || behind_control_tokens
 }
 
@@ -56,7 +57,8 @@ fn load(name: &str, dir: &Path) -> GgufModel {
     for (option, value) in [("cache_type_k", "f32"), ("cache_type_v", "f32")] {
         request.options.set(option, OptionValue::Text(value.into()));
     }
-    GgufModel::load(&request, &Progress::default(), &CancelToken::never()).unwrap_or_else(|error| panic!("{name}: {error}"))
+    GgufModel::load(&request, &Progress::default(), &CancelToken::never())
+        .unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 #[test]
@@ -103,7 +105,9 @@ fn tokens_are_those_of_transformers() {
             let found = model.tokenize(text, false, true).unwrap();
             // Where sentencepiece itself, or the file alone, disagrees with what transformers makes of it, they are right.
             let answers = ["sentencepiece", "tokenizer.json", "ids"].map(|key| &entry[key]);
-            let ids = |answer: &Value| answer.as_array().map(|ids| ids.iter().map(|id| id.as_u64().unwrap() as u32).collect::<Vec<_>>());
+            let ids = |answer: &Value| {
+                answer.as_array().map(|ids| ids.iter().map(|id| id.as_u64().unwrap() as u32).collect::<Vec<_>>())
+            };
             let mut answers = answers.iter().filter_map(|answer| ids(answer));
             if !answers.any(|ids| ids == found) && !is_known_difference(name, text) {
                 failures.push(format!("{name} {text:?}: {found:?}, transformers has {}", entry["ids"]));

@@ -39,7 +39,8 @@ fn widen(family: &str, to: &Path) -> PathBuf {
         ("model.norm.weight".to_owned(), vec![hidden]),
     ];
     for layer in 0..layers {
-        let mut add = |name: &str, shape: &[u64]| tensors.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
+        let mut add =
+            |name: &str, shape: &[u64]| tensors.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
         add("self_attn.q_proj.weight", &[q, hidden]);
         add("self_attn.k_proj.weight", &[kv, hidden]);
         add("self_attn.v_proj.weight", &[kv, hidden]);
@@ -123,7 +124,11 @@ fn llama_quantize(input: &Path, output: &Path, file_type: FileType, weights: &[(
     parameters.nthread = 2;
     let mut list: Vec<sys::llama_model_imatrix_data> = weights
         .iter()
-        .map(|(name, data)| sys::llama_model_imatrix_data { name: name.as_ptr(), data: data.as_ptr(), size: data.len() })
+        .map(|(name, data)| sys::llama_model_imatrix_data {
+            name: name.as_ptr(),
+            data: data.as_ptr(),
+            size: data.len(),
+        })
         .collect();
     list.push(sys::llama_model_imatrix_data { name: std::ptr::null(), data: std::ptr::null(), size: 0 });
     if !weights.is_empty() {
@@ -219,7 +224,9 @@ fn with_an_importance_matrix_too() {
         let weights = weights_for(&whole);
         write_weights(&imatrix, &weights);
         let option = [("imatrix", OptionValue::Text(imatrix.display().to_string()))];
-        for recipe in ["Q4_K_M", "Q4_0", "Q2_K_S", "IQ4_XS", "IQ3_XXS", "IQ3_M", "IQ2_M", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"] {
+        for recipe in
+            ["Q4_K_M", "Q4_0", "Q2_K_S", "IQ4_XS", "IQ3_XXS", "IQ3_M", "IQ2_M", "IQ2_XS", "IQ2_XXS", "IQ1_M", "IQ1_S"]
+        {
             let (ours, theirs) = (dir.path().join("ours.gguf"), dir.path().join("theirs.gguf"));
             let what = format!("{name} {recipe}");
             make(&model, recipe, &ours, &option).unwrap_or_else(|error| panic!("{what}: {error}"));

@@ -51,7 +51,10 @@ impl Decoder {
         let (heads, kv_heads) = (config.attention_heads()?, config.key_value_heads()?);
         let (q, kv) = (width(config, heads)?, width(config, kv_heads)?);
         if self.interleave_q_k && head_dim % 2 != 0 {
-            return Err(Error::invalid_model(format!("`{}` has heads of odd size {head_dim}", config.path().display())));
+            return Err(Error::invalid_model(format!(
+                "`{}` has heads of odd size {head_dim}",
+                config.path().display()
+            )));
         }
         let mut rules = vec![
             TensorRule::plain("model.embed_tokens.weight", "token_embd.weight", &[vocabulary, hidden]),

@@ -5,8 +5,9 @@ use crate::rows::Arrangement;
 use pajamas_hf_model::Config;
 use pajamas_plugin_api::{Error, Result};
 
-/// The most experts of a layer; published models have some hundred.
+/// The most experts of a layer, and of all layers; published models have some hundred, and some ten thousand.
 const EXPERTS_MAX: u64 = 4096;
+const EXPERTS_OF_ALL_LAYERS_MAX: u64 = 1 << 17;
 
 /// How many experts a layer has, by the configuration's `keys`, or the class's default.
 pub(super) fn count(config: &Config, keys: &[&str], default: u64) -> Result<u64> {
@@ -14,10 +15,13 @@ pub(super) fn count(config: &Config, keys: &[&str], default: u64) -> Result<u64>
     for key in keys.iter().rev() {
         experts = config.number(key)?.unwrap_or(experts);
     }
-    if experts > EXPERTS_MAX {
+    // Both fit 32 bits.
+    let of_all_layers = experts * config.layers()?;
+    if experts > EXPERTS_MAX || of_all_layers > EXPERTS_OF_ALL_LAYERS_MAX {
         let path = config.path().display();
         return Err(Error::invalid_model(format!(
-            "`{path}` claims {experts} experts, at most {EXPERTS_MAX} are allowed"
+            "`{path}` claims {experts} experts in a layer and {of_all_layers} in all, at most {EXPERTS_MAX} and \
+             {EXPERTS_OF_ALL_LAYERS_MAX} are allowed"
         )));
     }
     Ok(experts)
@@ -47,13 +51,7 @@ pub(super) fn separate(
 }
 
 /// The matrices of all Qwen experts of a layer, which are stored one by one or, by transformers 5, in two tensors.
-pub(super) fn qwen(
-    rules: &mut Vec<TensorRule>,
-    layer: u64,
-    experts: u64,
-    (hidden, wide): (u64, u64),
-    fused: bool,
-) {
+pub(super) fn qwen(rules: &mut Vec<TensorRule>, layer: u64, experts: u64, (hidden, wide): (u64, u64), fused: bool) {
     let prefix = format!("model.layers.{layer}.mlp.experts");
     if !fused {
         let targets = [

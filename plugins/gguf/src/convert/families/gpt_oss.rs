@@ -13,8 +13,7 @@ pub(super) struct GptOss;
 
 const EXPERTS: u64 = 128;
 const EXPERTS_USED: u64 = 4;
-const NORMS: &[(&str, &str)] =
-    &[("input_layernorm", "attn_norm"), ("post_attention_layernorm", "post_attention_norm")];
+const NORMS: &[(&str, &str)] = &[("input_layernorm", "attn_norm"), ("post_attention_layernorm", "post_attention_norm")];
 
 impl Family for GptOss {
     fn architectures(&self) -> &'static [&'static str] {
@@ -44,7 +43,11 @@ impl Family for GptOss {
             let (router, gate) = (format!("{from}.mlp.router"), format!("{to}.ffn_gate_inp"));
             linear(rules, &router, &gate, [count, hidden], true, Arrangement::Plain);
             sizes.biases(layer, rules);
-            if mxfp4 { sizes.mxfp4(layer, rules) } else { sizes.floats(layer, rules) }
+            if mxfp4 {
+                sizes.mxfp4(layer, rules)
+            } else {
+                sizes.floats(layer, rules)
+            }
             Ok(())
         })
     }

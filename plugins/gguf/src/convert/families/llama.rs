@@ -66,7 +66,8 @@ pub(super) fn sliding_window_note(config: &Config) -> Vec<String> {
 /// Llama 3's rope scaling, as the divisors of frequencies that it comes to.
 fn rope_factors(config: &Config) -> Result<Vec<GeneratedTensor>> {
     let rope = config.rope()?;
-    let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context_length } = rope.scaling else {
+    let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context_length } = rope.scaling
+    else {
         return Ok(Vec::new());
     };
     let head_dim = config.head_dim()?;

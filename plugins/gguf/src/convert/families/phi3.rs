@@ -40,6 +40,12 @@ impl Family for Phi3 {
             && !long_factors.is_empty()
         {
             let original = original_context_length(config)? as f64;
+            if original < 2.0 {
+                return Err(Error::invalid_model(format!(
+                    "`{}` stretches a context of {original} tokens",
+                    config.path().display()
+                )));
+            }
             let scale = config.context_length()? as f64 / original;
             let factor = if scale > 1.0 { (1.0 + scale.ln() / original.ln()).sqrt() } else { 1.0 };
             metadata.set("phi3.rope.scaling.attn_factor", factor as f32);
@@ -105,8 +111,14 @@ impl Family for Phi3 {
 
 /// Dimensions of a head that are rotated.
 fn rotated(config: &Config) -> Result<u64> {
-    let part = (config.partial_rotary_factor() * config.hidden_size()? as f64) as u64;
-    Ok(part / config.attention_heads()?)
+    let factor = config.partial_rotary_factor();
+    if !(factor > 0.0 && factor <= 1.0) {
+        return Err(Error::invalid_model(format!(
+            "`{}`: `partial_rotary_factor` is {factor}, a part of a head was expected",
+            config.path().display()
+        )));
+    }
+    Ok((factor * config.hidden_size()? as f64) as u64 / config.attention_heads()?)
 }
 
 fn original_context_length(config: &Config) -> Result<u64> {

@@ -3,19 +3,17 @@
 use super::*;
 
 /// The models, and what is known to differ from llama.cpp's converter, by the beginnings of [`differences`]' lines.
-const MODELS: [(&str, &[&str]); 18] = [
+const MODELS: [(&str, &[&str]); 19] = [
     ("llama-spm", &[]),
     // The converter gives all tokens the same score, with which llama.cpp cannot merge, and leaves out the tokens that
     // fill the vocabulary up, without which llama.cpp does not load the model.
-    (
-        "llama-spm-json",
-        &["tokenizer.ggml.tokens is", "tokenizer.ggml.scores is", "tokenizer.ggml.token_type is"],
-    ),
+    ("llama-spm-json", &["tokenizer.ggml.tokens is", "tokenizer.ggml.scores is", "tokenizer.ggml.token_type is"]),
     ("llama3", &[]),
     ("mistral", &[]),
     ("mixtral", &[]),
     ("qwen2", &[]),
     ("qwen2-yarn", &[]),
+    ("carded", &[]),
     ("qwen2moe", &[]),
     ("qwen2moe-fused", &[]),
     ("qwen3", &[]),
@@ -62,4 +60,21 @@ fn every_family_comes_out_as_from_llama_cpp() {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn a_tensor_is_the_same_in_small_pieces_as_in_one() {
+    for (name, _) in MODELS {
+        let source = HfModel::open_quantized(fixtures().join("families").join(name), &KEPT_QUANTIZATIONS).unwrap();
+        let conversion = Conversion::plan(&source, FloatType::Auto, None, &BTreeMap::new()).unwrap();
+        for target in conversion.targets() {
+            let whole = transfer::make(&target, 0..target.rows.count()).unwrap();
+            for elements in [1, 100, 3000] {
+                let (count, step) = (target.rows.count(), transfer::piece_rows(target.rows, elements));
+                let pieces = (0..count.div_ceil(step)).map(|index| index * step..((index + 1) * step).min(count));
+                let joined: Vec<u8> = pieces.flat_map(|rows| transfer::make(&target, rows).unwrap()).collect();
+                assert!(joined == whole, "{name}: {} in pieces of {elements} elements", target.spec.name);
+            }
+        }
+    }
 }

@@ -31,6 +31,7 @@ pub(in crate::quantize) fn collect(
     model: &Path,
     text: &Path,
     tokens_max: usize,
+    pre_tokenizer: Option<&str>,
     threads: u32,
     progress: &Progress,
     cancel: &CancelToken,
@@ -40,7 +41,7 @@ pub(in crate::quantize) fn collect(
     request.context_length = Some(CHUNK_TOKENS as u32);
     request.threads = Some(threads);
     let settings = Settings::new(&request)?;
-    let handle = Arc::new(Source::open(model)?.load(&settings, progress, cancel)?);
+    let handle = Arc::new(Source::open(model)?.with_pre_tokenizer(pre_tokenizer).load(&settings, progress, cancel)?);
     let vocab = Vocab::new(Arc::clone(&handle))?;
     let mut tokens = vocab.tokenize(&content, true, false)?;
     drop(content);
@@ -63,18 +64,20 @@ pub(in crate::quantize) fn collect(
                 progress.report("calibrating", index as f32 / chunks as f32, "");
                 read_chunk(&mut engine, chunk, vocab.bos_to_add(), cancel)?;
                 // SAFETY: no decoding is going on, so nobody else uses it.
-                if let Some(payload) = unsafe { (*collector).panic.take() } {
-                    return Ok(Some(payload));
+                if unsafe { (*collector).panic.is_some() } {
+                    break;
                 }
             }
-            Ok(None)
+            Ok(())
         },
     );
     // SAFETY: made above; the context that knew it is gone.
-    let collector: Collector = *unsafe { Box::from_raw(collector) };
-    if let Some(payload) = read? {
+    let mut collector: Collector = *unsafe { Box::from_raw(collector) };
+    // A panic is what made the rest fail.
+    if let Some(payload) = collector.panic.take() {
         resume_unwind(payload);
     }
+    read?;
     progress.report("calibrating", 1.0, "");
     let dataset = text.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     Ok(ImportanceMatrix {

@@ -44,7 +44,8 @@ impl ImportanceMatrix {
         file.check_complete()?;
         let mut sums: BTreeMap<String, Sums> = BTreeMap::new();
         for tensor in file.tensors() {
-            let (name, counts) = match (tensor.name.strip_suffix(SUMS_ENDING), tensor.name.strip_suffix(COUNTS_ENDING)) {
+            let (name, counts) = match (tensor.name.strip_suffix(SUMS_ENDING), tensor.name.strip_suffix(COUNTS_ENDING))
+            {
                 (Some(name), _) => (name, false),
                 (_, Some(name)) => (name, true),
                 _ => return Err(invalid(path, &format!("it holds `{}`", tensor.name.escape_debug()))),
@@ -107,6 +108,8 @@ impl ImportanceMatrix {
         metadata.set(DATASETS, Value::strings(self.datasets.iter().cloned()));
         metadata.set(CHUNK_COUNT, self.chunk_count);
         metadata.set(CHUNK_SIZE, self.chunk_tokens);
+        // By this one it is known that it may be replaced.
+        metadata.set("pajamas.version", env!("CARGO_PKG_VERSION"));
         let mut specs = Vec::new();
         for (name, sums) in &self.sums {
             let matrices = sums.counts.len() as u64;
