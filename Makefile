@@ -56,6 +56,7 @@ test: build $(if $(TEST_MLX),plugin-mlx) ## build everything and run every test 
 	$(CARGO) test --release --locked $(TEMPLATE)
 	$(TEST_MLX)
 	$(CARGO) test --release --locked --workspace -- --test-threads=1
+	@FUZZ_SECONDS=$${FUZZ_SECONDS:-3} tests/fuzz/run
 
 fuzz: deps ## feed damaged files to every reader of models, FUZZ_SECONDS seconds each (default: 10)
 	@tests/fuzz/run
@@ -68,8 +69,10 @@ lint: deps ## formatting, clippy, documentation
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --check --manifest-path plugins/mlx/Cargo.toml
 	$(CARGO) fmt --check --manifest-path plugin-template/Cargo.toml
+	$(CARGO) fmt --check --manifest-path tests/fuzz/Cargo.toml
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --release --locked --all-targets $(TEMPLATE) -- -D warnings
+	$(CARGO) clippy --locked --manifest-path tests/fuzz/Cargo.toml --target-dir "$(TARGET_DIR)/fuzz" -- -D warnings
 	$(LINT_MLX)
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps
 

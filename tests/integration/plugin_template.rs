@@ -123,7 +123,7 @@ fn a_new_plugin_builds_outside_the_repository_and_runs_when_dropped_in() {
     let text = folder.join("tests/corpus.txt");
     home.run(["quantize", text.to_str().unwrap(), "--format", "acme-npu"]).succeeded();
     let run = home.run(["run", "corpus-q8.acme-npu", "--backend", "acme-npu", "-p", "The llama", "--stop", "."]);
-    assert!(run.succeeded().stdout.len() > 5, "{run:?}");
+    assert!(!run.succeeded().stdout.trim().is_empty(), "{run:?}");
 }
 
 /// Builds the plugin in `folder` from what is on this machine; its dependencies are there since the template was built.

@@ -149,7 +149,7 @@ impl SentencePieceModel {
     ///
     /// # Errors
     /// `InvalidModel` for more of them than any vocabulary has.
-    fn merges(&self) -> Result<Vec<(&str, &str)>> {
+    fn merges(&self, path: &Path) -> Result<Vec<(&str, &str)>> {
         let known: HashSet<&str> = self.pieces.iter().map(|piece| piece.text.as_str()).collect();
         let mut merges: Vec<(f32, usize, &str, &str)> = Vec::new();
         let made = [PieceKind::Normal, PieceKind::UserDefined];
@@ -162,7 +162,8 @@ impl SentencePieceModel {
             }
             if merges.len() > MERGES_MAX {
                 return Err(Error::invalid_model(format!(
-                    "a SentencePiece model of {} pieces can be merged in more than {MERGES_MAX} ways",
+                    "`{}` is no usable SentencePiece model: its {} pieces can be merged in more than {MERGES_MAX} ways",
+                    path.display(),
                     self.pieces.len()
                 )));
             }
@@ -172,11 +173,12 @@ impl SentencePieceModel {
     }
 
     /// The same vocabulary as a `tokenizer.json`, without added tokens: what transformers makes where there is only this.
+    /// `path` is for error messages.
     ///
     /// # Errors
     /// `InvalidModel` for a vocabulary whose pieces make each other in millions of ways.
-    pub fn to_tokenizer_json(&self) -> Result<Value> {
-        let merges: Vec<Value> = self.merges()?.into_iter().map(|(left, right)| json!([left, right])).collect();
+    pub fn to_tokenizer_json(&self, path: &Path) -> Result<Value> {
+        let merges: Vec<Value> = self.merges(path)?.into_iter().map(|(left, right)| json!([left, right])).collect();
         let unknown = self.pieces.iter().find(|piece| piece.kind == PieceKind::Unknown).map(|piece| &piece.text);
         let has_bytes = self.pieces.iter().any(|piece| piece.kind == PieceKind::Byte);
         let replace = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
@@ -244,7 +246,7 @@ mod tests {
         ];
         let model = SentencePieceModel::parse(&model(&pieces, 2), Path::new("tokenizer.model")).expect("sound");
         assert_eq!((model.pieces().len(), model.adds_space_prefix()), (8, true));
-        let json = model.to_tokenizer_json().expect("a tokenizer");
+        let json = model.to_tokenizer_json(Path::new("tokenizer.model")).expect("a tokenizer");
         let expected = json!([["a", "b"], ["\u{2581}", "ab"], ["b", "a"]]);
         assert_eq!(json["model"]["merges"], expected);
         let tokenizer: tokenizers::Tokenizer = serde_json::from_value(json).expect("a tokenizer");

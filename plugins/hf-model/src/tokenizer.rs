@@ -69,7 +69,8 @@ impl TokenizerFiles {
         let mut files = match (read_json_if_present(&json_path)?, &sentencepiece) {
             (Some(tokenizer), _) => Self::new(&json_path, tokenizer, tokenizer_config, chat_templates)?,
             (None, Some(model)) => {
-                let tokenizer = with_added_tokens(model.to_tokenizer_json()?, &tokenizer_config, &listed_tokens);
+                let tokenizer =
+                    with_added_tokens(model.to_tokenizer_json(&model_path)?, &tokenizer_config, &listed_tokens);
                 let files = Self::new(&model_path, tokenizer, tokenizer_config, chat_templates)?;
                 Self { has_json: false, ..files }
             }

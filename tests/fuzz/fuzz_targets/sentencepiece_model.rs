@@ -13,7 +13,7 @@ fn check(input: &[u8]) {
     let Some(model) = accepted(SentencePieceModel::parse(input, path())) else { return };
     let pieces = model.pieces();
     assert!(!pieces.is_empty() && pieces.iter().all(|piece| !piece.text.is_empty() && !piece.score.is_nan()));
-    let Some(json) = accepted(model.to_tokenizer_json()) else { return };
+    let Some(json) = accepted(model.to_tokenizer_json(path())) else { return };
     // What was made here is read here.
     let files = TokenizerFiles::new(path(), json, json!({}), Vec::new()).expect("a tokenizer.json");
     assert!(files.vocabulary().len() <= pieces.len());

@@ -77,10 +77,8 @@ const NAMES: [&str; 91] = [
 
 fn by_name(chosen: &str) -> Result<&'static str> {
     NAMES.into_iter().find(|name| *name == chosen).ok_or_else(|| {
-        let hint = match nearest(chosen, NAMES.into_iter()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => format!("there are {}", NAMES.join(", ")),
-        };
+        let near = nearest(chosen, NAMES.into_iter()).map(|near| format!("did you mean `{near}`? "));
+        let hint = format!("{}there are {}", near.unwrap_or_default(), NAMES.join(", "));
         Error::invalid_request(format!("llama.cpp has no pre-tokenizer `{}`", chosen.escape_debug())).with_hint(hint)
     })
 }

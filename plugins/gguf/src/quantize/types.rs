@@ -114,7 +114,8 @@ fn dry_run(
         return Ok(lines);
     }
     let causes = log::reasons(&lines);
-    let mut error = if causes.iter().any(|cause| cause.contains("regex")) {
+    // C++ libraries name the error or say it.
+    let mut error = if causes.iter().any(|cause| cause.contains("regex") || cause.contains("regular expression")) {
         Error::invalid_request("llama.cpp does not understand the patterns of tensors' names")
             .with_hint("they are regular expressions as in JavaScript: `blk\\.[0-3]\\.ffn_down=Q6_K`")
     } else {
