@@ -76,7 +76,7 @@ lint: deps ## formatting, clippy, documentation
 	$(LINT_MLX)
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps
 
-bench: bench-gguf bench-mlx ## speeds beside those of bare llama.cpp and of mlx-lm, on Qwen2.5-0.5B's shapes and smaller
+bench: bench-gguf bench-mlx bench-convert ## speed and memory beside bare llama.cpp, mlx-lm, and llama.cpp's converter (an hour, 10 GB)
 
 bench-gguf: build
 	$(CARGO) build --release --locked -p pajamas-gguf --example speed

@@ -14,6 +14,7 @@ mod pre_tokenizer;
 pub mod verify_tokenizer;
 mod view;
 mod vocabulary;
+mod yaml;
 
 use crate::gguf_file::{FileType, GgmlType, Header, Metadata, TensorSpec};
 use crate::transfer::{self, Target};
