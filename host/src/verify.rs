@@ -110,7 +110,12 @@ fn summary(description: &Description) -> String {
 fn content(artifact: &Source, description: &Description, context: &Context<'_>) -> Result<Check> {
     const NAME: &str = "content";
     let Some(stated) = description.provenance.get(provenance::CONTENT_SUM) else {
-        return Ok(skipped(NAME, "it does not say what it adds up to: not made by this version of pajamas"));
+        // Whatever pajamas made says it: then the key itself is damaged.
+        return Ok(if description.provenance.keys().any(|key| key.starts_with("pajamas.")) {
+            failed(NAME, format!("`{}` is missing: make or fetch it again", provenance::CONTENT_SUM))
+        } else {
+            skipped(NAME, "it does not say what it adds up to: pajamas did not make it")
+        });
     };
     let found = provenance::content_sum(&artifact.path, context.progress, context.cancel)?;
     Ok(if found == *stated {

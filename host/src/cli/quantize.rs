@@ -46,7 +46,7 @@ pub struct Args {
     /// The artifact's name without extension [default: <model>-<method>, for a folder <model>-<format>-<method>].
     #[arg(short, long)]
     name: Option<String>,
-    /// Say what would be made, tensor by tensor, and write nothing.
+    /// Say what would be made, tensor by tensor, and write nothing (GGUF).
     #[arg(long, conflicts_with_all = ["validate", "text", "max_degradation", "max_kld"])]
     dry_run: bool,
     #[command(flatten)]

@@ -139,6 +139,11 @@ pub fn read(path: &Path) -> Result<BTreeMap<String, String>> {
         .collect())
 }
 
+/// Whether pajamas made what is at `path`.
+pub fn made_here(path: &Path) -> bool {
+    read(path).is_ok_and(|keys| keys.keys().any(|key| key.starts_with("pajamas.")))
+}
+
 /// Everything in the file of the folder at `path`; none where there is no such file.
 fn keys_of_folder(path: &Path) -> Result<Option<serde_json::Map<String, serde_json::Value>>> {
     let path = path.join(FILE);

@@ -20,6 +20,7 @@ use pajamas_plugin_api::{
 };
 use partial::Partial;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -324,12 +325,18 @@ fn default_name(model: &str, recipe: &Recipe, options: &Options) -> String {
 }
 
 /// What an option's text, which may be anything, contributes to a file's name: of a path its last part without extension.
+/// What is lost stands for itself as a few digits of its SHA-256, so that other options make another name.
 fn short_name(text: &str) -> String {
     const CHARS_MAX: usize = 40;
     let path = Path::new(text);
     let text = if path.is_absolute() { path.file_stem().unwrap_or_default().to_string_lossy() } else { text.into() };
     let plain = |letter: char| if letter.is_alphanumeric() || "-_.=".contains(letter) { letter } else { '_' };
-    text.chars().map(plain).take(CHARS_MAX).collect()
+    let short: String = text.chars().map(plain).take(CHARS_MAX).collect();
+    if short == text {
+        return short;
+    }
+    let digest: String = Sha256::digest(text.as_bytes()).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    format!("{short}-{digest}")
 }
 
 fn checked_name(name: &str) -> Result<String> {

@@ -1,6 +1,7 @@
 //! Gives a finished artifact its name: durable first, and never over something that pajamas did not make.
 
 use crate::error::{Error, Result};
+use crate::models::format;
 use crate::models::provenance::{self, FILE as PROVENANCE};
 use pajamas_plugin_api::ArtifactKind;
 use std::collections::BTreeMap;
@@ -8,7 +9,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// A file is replaced by one of the same name; a folder by a folder, and only if pajamas made it.
+/// A file is replaced by one of the same name, a folder by a folder; a GGUF file and a folder only if pajamas made them.
 ///
 /// # Errors
 /// When there is something at `target` that may not be replaced by an artifact of this `kind`.
@@ -23,6 +24,13 @@ pub fn check_replaceable(target: &Path, kind: ArtifactKind) -> Result<()> {
         return Err(Error::Refused {
             message: format!("`{}` is a folder that pajamas did not make", target.display()),
             hint: "choose another name with `--name`, or remove the folder".into(),
+        });
+    }
+    let is_gguf = target.extension().is_some_and(|extension| extension == format::GGUF);
+    if target.is_file() && is_gguf && !provenance::made_here(target) {
+        return Err(Error::Refused {
+            message: format!("`{}` is a file that pajamas did not make", target.display()),
+            hint: "choose another name with `--name`, or remove the file".into(),
         });
     }
     Ok(())
@@ -86,9 +94,10 @@ pub fn companions(scratch: &Path, names: &[String], target: &Path) -> Result<Vec
 fn companion_path(target: &Path, name: &str) -> PathBuf {
     let stem = target.file_stem().unwrap_or_default().to_string_lossy();
     let numbers = std::iter::once(String::new()).chain((2_u32..).map(|number| format!("-{number}")));
-    let ours = |path: &Path| provenance::read(path).is_ok_and(|keys| !keys.is_empty());
     let mut paths = numbers.map(|number| target.with_file_name(format!("{stem}{number}.{name}")));
-    paths.find(|path| path.symlink_metadata().is_err() || ours(path)).unwrap_or_else(|| target.with_file_name(name))
+    paths
+        .find(|path| path.symlink_metadata().is_err() || provenance::made_here(path))
+        .unwrap_or_else(|| target.with_file_name(name))
 }
 
 fn sync(path: &Path) -> Result<()> {
@@ -130,6 +139,9 @@ mod tests {
         std::fs::remove_file(target.join(PROVENANCE)).unwrap();
         let refused = |kind| check_replaceable(&target, kind).unwrap_err().to_string();
         assert!(refused(ArtifactKind::Folder).contains("did not make"));
+        let file = dir.path().join("m.gguf");
+        std::fs::write(&file, "somebody's").unwrap();
+        assert!(check_replaceable(&file, ArtifactKind::File).unwrap_err().to_string().contains("did not make"));
         assert!(refused(ArtifactKind::File).contains("in the way"));
     }
 }

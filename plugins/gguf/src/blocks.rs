@@ -77,7 +77,8 @@ fn quantize(to: GgmlType, values: &[f32], width: u64, importance: Option<&[f32]>
         (written, sys::ggml_validate_row_data(to.id, bytes.as_ptr().cast(), bytes.len()))
     };
     if written != bytes.len() || !valid {
-        return Err(Error::other(format!("ggml made invalid blocks of type {}", to.name)));
+        return Err(Error::invalid_model(format!("ggml made invalid blocks of type {}", to.name))
+            .with_hint("weights this large fit BF16 or F32"));
     }
     Ok(bytes)
 }

@@ -320,10 +320,17 @@ impl Config {
         self.required("vocab_size")
     }
 
-    /// Epsilon of RMS normalisation.
-    pub fn rms_norm_epsilon(&self) -> f64 {
+    /// Epsilon of RMS normalisation, a positive number.
+    ///
+    /// # Errors
+    /// `InvalidModel` for anything else.
+    pub fn rms_norm_epsilon(&self) -> Result<f64> {
         let default = self.defaults().map_or(COMMON.rms_norm_epsilon, |defaults| defaults.rms_norm_epsilon);
-        self.float("rms_norm_eps").unwrap_or(default)
+        let Some(value) = self.present("rms_norm_eps") else { return Ok(default) };
+        value.as_f64().filter(|epsilon| *epsilon > 0.0).ok_or_else(|| {
+            let path = self.path.display();
+            Error::invalid_model(format!("`{path}`: `rms_norm_eps` is {value}, a positive number was expected"))
+        })
     }
 
     /// Whether the output layer shares the embedding's weights.
@@ -335,6 +342,11 @@ impl Config {
     /// A number, if it is there.
     pub fn float(&self, key: &str) -> Option<f64> {
         self.present(key).and_then(Value::as_f64)
+    }
+
+    /// A text, if it is there.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.present(key).and_then(Value::as_str)
     }
 
     /// A boolean; false if missing.
@@ -506,7 +518,7 @@ mod tests {
         assert!(llama.has_head_dim());
         assert_eq!(llama.context_length().unwrap(), 2048);
         assert_eq!(llama.rope().unwrap().theta, 10_000.0);
-        assert_eq!(llama.rms_norm_epsilon(), 1e-6);
+        assert_eq!(llama.rms_norm_epsilon().unwrap(), 1e-6);
         assert!(!config(json!({"model_type": "qwen2"})).has_head_dim());
         let qwen3 = config(json!({"model_type": "qwen3", "hidden_size": 1024, "num_attention_heads": 16}));
         assert_eq!((qwen3.head_dim().unwrap(), qwen3.has_head_dim()), (128, true));

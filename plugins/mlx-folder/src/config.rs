@@ -48,7 +48,7 @@ fn complete(config: &mut Map<String, Value>, source: &Config, tied: bool) -> Res
         ("tie_word_embeddings", json!(tied)),
         ("num_key_value_heads", json!(source.key_value_heads()?)),
         ("max_position_embeddings", json!(source.context_length()?)),
-        ("rms_norm_eps", json!(source.rms_norm_epsilon())),
+        ("rms_norm_eps", json!(source.rms_norm_epsilon()?)),
         ("rope_theta", json!(rope.theta)),
     ];
     if source.has_head_dim() {

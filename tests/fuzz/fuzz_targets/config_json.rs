@@ -29,7 +29,7 @@ fuzz_target!(|input: &[u8]| {
     for count in counts.into_iter().filter_map(accepted) {
         assert!(COUNTS.contains(&count), "{count} where a positive number of 32 bits is promised");
     }
-    assert!(config.rms_norm_epsilon().is_finite());
+    assert!(accepted(config.rms_norm_epsilon()).is_none_or(|epsilon| epsilon > 0.0 && epsilon.is_finite()));
     let Some(rope) = accepted(config.rope()) else { return };
     assert!(rope.theta.is_finite());
     let positive = |factor: f64| assert!(factor.is_finite() && factor > 0.0, "a factor of {factor}");

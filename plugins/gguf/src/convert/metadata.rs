@@ -176,8 +176,14 @@ pub(super) fn add_hyper_parameters(
     if let Some(theta) = config.local_rope_theta() {
         metadata.set(key("rope.freq_base_swa"), theta as f32);
     }
-    metadata.set(key("attention.layer_norm_rms_epsilon"), config.rms_norm_epsilon() as f32);
+    metadata.set(key("attention.layer_norm_rms_epsilon"), config.rms_norm_epsilon()? as f32);
     if let Some((count, used)) = experts {
+        if used > count {
+            return Err(Error::invalid_model(format!(
+                "`{}` sends a token through {used} experts, and there are {count}",
+                config.path().display()
+            )));
+        }
         metadata.set(key("expert_count"), count as u32);
         metadata.set(key("expert_used_count"), used as u32);
     }

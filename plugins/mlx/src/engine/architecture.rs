@@ -127,7 +127,7 @@ impl Architecture {
             head_dim,
             vocabulary_size: size("vocab_size", config.vocabulary_size()?)?,
             context_length: u32::try_from(config.context_length()?).unwrap_or(u32::MAX),
-            rms_norm_epsilon: config.rms_norm_epsilon() as f32,
+            rms_norm_epsilon: config.rms_norm_epsilon()? as f32,
             rope: checked_rope(config)?,
             rope_factors: None,
             rope_traditional: config.flag("rope_traditional"),
@@ -156,14 +156,16 @@ fn checked_rope(config: &Config) -> Result<Rope> {
             return Err(Error::invalid_model(format!("`{path}`: its yarn rope scaling has impossible numbers")));
         }
     }
-    match rope.scaling {
-        RopeScaling::Other(kind) => Err(Error::unsupported(format!(
-            "`{}`: rope scaling of type `{}` is not supported; default, linear, llama3 and yarn are",
-            config.path().display(),
-            kind.escape_debug()
-        ))),
-        _ => Ok(rope),
-    }
+    let kind = match &rope.scaling {
+        RopeScaling::Other(kind) => kind,
+        RopeScaling::LongRope { .. } => "longrope",
+        _ => return Ok(rope),
+    };
+    Err(Error::unsupported(format!(
+        "`{}`: rope scaling of type `{}` is not supported; default, linear, llama3 and yarn are",
+        config.path().display(),
+        kind.escape_debug()
+    )))
 }
 
 /// `layer_types` says it layer by layer; older files have `sliding_window` for all, or for those from
@@ -246,6 +248,6 @@ mod tests {
         refused(json!({"num_hidden_layers": 5000}), "at most 4096");
         let yarn = json!({"type": "yarn", "factor": 2.0, "beta_fast": 0.0});
         refused(json!({"rope_scaling": yarn}), "impossible numbers");
-        refused(json!({"rope_scaling": {"type": "longrope", "factor": 2.0}}), "longrope");
+        refused(json!({"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}}), "longrope");
     }
 }

@@ -63,7 +63,8 @@ impl Rope {
                 });
                 Kind::Table(array(&periods.collect::<Vec<f32>>()))
             }
-            RopeScaling::None | RopeScaling::Other(_) => base(1.0),
+            // What is not supported has been refused.
+            RopeScaling::None | RopeScaling::LongRope { .. } | RopeScaling::Other(_) => base(1.0),
         };
         Self { dimensions, traditional, kind, multiplier: multiplier as f32 }
     }

@@ -26,6 +26,10 @@ impl Family for Gemma2 {
         "gemma2"
     }
 
+    fn activation(&self) -> (&'static str, &'static [&'static str]) {
+        ("hidden_activation", &["gelu_pytorch_tanh"])
+    }
+
     fn tensors(&self, source: &HfModel) -> Result<Vec<TensorRule>> {
         let config = source.config();
         let sizes = (config.hidden_size()?, config.intermediate_size()?);
@@ -54,7 +58,7 @@ impl Family for Gemma2 {
         for (name, count) in counts {
             metadata.set(format!("gemma2.{name}"), count as u32);
         }
-        metadata.set("gemma2.attention.layer_norm_rms_epsilon", config.rms_norm_epsilon() as f32);
+        metadata.set("gemma2.attention.layer_norm_rms_epsilon", config.rms_norm_epsilon()? as f32);
         metadata.set("gemma2.attention.key_length", head_dim as u32);
         metadata.set("gemma2.attention.value_length", head_dim as u32);
         metadata.set("general.file_type", file_type);

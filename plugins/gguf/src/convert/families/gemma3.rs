@@ -19,6 +19,10 @@ impl Family for Gemma3 {
         "gemma3"
     }
 
+    fn activation(&self) -> (&'static str, &'static [&'static str]) {
+        ("hidden_activation", &["gelu_pytorch_tanh"])
+    }
+
     fn tensors(&self, source: &HfModel) -> Result<Vec<TensorRule>> {
         let config = source.config();
         if config.float("attn_logit_softcapping").is_some() {

@@ -78,6 +78,12 @@ pub trait Family: Sync {
         Ok(Vec::new())
     }
 
+    /// The key under which a configuration names the activation of the feed-forward part, and the names of the only one
+    /// that llama.cpp computes for this architecture.
+    fn activation(&self) -> (&'static str, &'static [&'static str]) {
+        ("hidden_act", &["silu", "swish"])
+    }
+
     /// What the file says of spaces in front of text (`tokenizer.ggml.add_space_prefix`).
     fn space_prefix(&self) -> SpacePrefix {
         SpacePrefix::Unsaid
@@ -156,11 +162,23 @@ pub struct GeneratedTensor {
 /// The family of a model.
 pub fn find(config: &Config) -> Result<&'static dyn Family> {
     let architecture = config.architecture()?;
-    FAMILIES.into_iter().find(|family| family.architectures().contains(&architecture)).ok_or_else(|| {
-        let known: Vec<&str> = FAMILIES.iter().flat_map(|family| family.architectures()).copied().collect();
-        Error::unsupported(format!("architecture `{}` cannot be converted", architecture.escape_debug()))
-            .with_hint(format!("supported are {}; for others, start from a GGUF file made elsewhere", known.join(", ")))
-    })
+    let family =
+        FAMILIES.into_iter().find(|family| family.architectures().contains(&architecture)).ok_or_else(|| {
+            let known: Vec<&str> = FAMILIES.iter().flat_map(|family| family.architectures()).copied().collect();
+            Error::unsupported(format!("architecture `{}` cannot be converted", architecture.escape_debug())).with_hint(
+                format!("supported are {}; for others, start from a GGUF file made elsewhere", known.join(", ")),
+            )
+        })?;
+    let (key, names) = family.activation();
+    match config.text(key) {
+        Some(name) if !names.contains(&name) => Err(Error::unsupported(format!(
+            "`{}` wants the activation `{}`, llama.cpp computes {} for `{architecture}`",
+            config.path().display(),
+            name.escape_debug(),
+            names[0]
+        ))),
+        _ => Ok(family),
+    }
 }
 
 impl TensorRule {

@@ -76,7 +76,7 @@ impl Family for Phi3 {
         for (name, count) in counts {
             metadata.set(format!("phi3.{name}"), count as u32);
         }
-        metadata.set("phi3.attention.layer_norm_rms_epsilon", config.rms_norm_epsilon() as f32);
+        metadata.set("phi3.attention.layer_norm_rms_epsilon", config.rms_norm_epsilon()? as f32);
         metadata.set("phi3.rope.dimension_count", rotated(config)? as u32);
         metadata.set("phi3.rope.freq_base", rope.theta as f32);
         metadata.set("general.file_type", file_type);
