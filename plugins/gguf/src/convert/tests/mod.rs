@@ -312,7 +312,8 @@ fn a_pre_tokenizer_can_be_chosen_by_name() {
     let tokenizer = HfModel::open(model_copy().path()).unwrap().tokenizer().unwrap();
     assert_eq!(pre_tokenizer::recognize(&tokenizer, Some("tekken")).unwrap(), "tekken");
     let error = pre_tokenizer::recognize(&tokenizer, Some("llama-pbe")).unwrap_err();
-    assert_eq!(error.hint.as_deref(), Some("did you mean `llama-bpe`?"));
+    let hint = error.hint.unwrap_or_default();
+    assert!(hint.starts_with("did you mean `llama-bpe`?") && hint.contains("tekken"), "{hint}");
 }
 
 #[test]
