@@ -334,7 +334,7 @@ fn plus_one(bytes: &[u8], dtype: Dtype) -> Vec<u8> {
 
 /// The codes of a block in ggml's order: the checkpoint holds neighbours in a byte, ggml element `i` with `i + 16`.
 fn mxfp4_codes(block: &[u8; 16]) -> [u8; 16] {
-    let code = |index: usize| if index % 2 == 0 { block[index / 2] & 15 } else { block[index / 2] >> 4 };
+    let code = |index: usize| if index.is_multiple_of(2) { block[index / 2] & 15 } else { block[index / 2] >> 4 };
     std::array::from_fn(|index| code(index) | code(index + 16) << 4)
 }
 

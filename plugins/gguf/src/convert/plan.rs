@@ -45,7 +45,7 @@ impl Plan<'_> {
                 None => parameters.shared += size,
             }
         }
-        parameters.experts = if tensors > 0 { experts / tensors } else { 0 };
+        parameters.experts = experts.checked_div(tensors).unwrap_or(0);
         parameters
     }
 }

@@ -57,7 +57,7 @@ impl Quantizer for GgufQuantizer {
             cancel,
         };
         cancel.check()?;
-        if job.source.is_dir() { work.from_folder() } else { work.from_gguf() }
+        if job.source.is_dir() { work.convert_folder() } else { work.quantize_gguf() }
     }
 }
 
@@ -86,7 +86,7 @@ struct Material<'a> {
 }
 
 impl Work<'_, '_> {
-    fn from_folder(&self) -> Result<QuantizeReport> {
+    fn convert_folder(&self) -> Result<QuantizeReport> {
         let source = HfModel::open_quantized(&self.job.source, &KEPT_QUANTIZATIONS)?;
         let direct = match self.recipe.file_type {
             sys::LLAMA_FTYPE_ALL_F32 => Some(FloatType::F32),
@@ -126,7 +126,7 @@ impl Work<'_, '_> {
         Ok(report)
     }
 
-    fn from_gguf(&self) -> Result<QuantizeReport> {
+    fn quantize_gguf(&self) -> Result<QuantizeReport> {
         if self.settings.pre_tokenizer.is_some() {
             return Err(self.without_effect("pre_tokenizer", "a GGUF file names its own"));
         }

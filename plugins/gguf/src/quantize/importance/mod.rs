@@ -69,7 +69,7 @@ impl Sums {
             Error::invalid_model(format!("the importance matrix has {what} for `{}`", name.escape_debug()))
         };
         let matrices = self.counts.len();
-        if matrices == 0 || self.squares.is_empty() || self.squares.len() % matrices != 0 {
+        if matrices == 0 || self.squares.is_empty() || !self.squares.len().is_multiple_of(matrices) {
             return Err(invalid("sums and counts that do not go together"));
         }
         let columns = self.squares.len() / matrices;
