@@ -6,6 +6,7 @@ EXTENSION := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
 CARGO ?= cargo
 PREFIX ?= $(HOME)/.pajamas
 TEMPLATE := --manifest-path plugin-template/Cargo.toml --target-dir "$(TARGET_DIR)"
+API_1_0 := --manifest-path tests/plugins/api-1.0.0/Cargo.toml --target-dir "$(TARGET_DIR)"
 
 # The MLX backend is tested where MLX can be had.
 ifneq ($(MLX),0)
@@ -21,7 +22,7 @@ export CMAKE_C_COMPILER_LAUNCHER := ccache
 export CMAKE_CXX_COMPILER_LAUNCHER := ccache
 endif
 
-.PHONY: help deps build host plugins plugin-gguf-cpu plugin-mlx-quantize plugin-mlx demo test fuzz quality lint bench bench-gguf bench-mlx bench-convert goldens reference install clean
+.PHONY: help deps build host plugins plugin-gguf-cpu plugin-mlx-quantize plugin-mlx demo test fuzz memcheck quality lint bench bench-plugins bench-gguf bench-mlx bench-convert goldens reference install clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -53,13 +54,19 @@ test: build $(if $(TEST_MLX),plugin-mlx) ## build everything and run every test 
 	@tools/install-deps test
 	$(CARGO) build --release --locked --workspace --all-targets
 	$(CARGO) build --release --locked $(TEMPLATE)
+	$(CARGO) build --release --locked $(API_1_0)
 	$(CARGO) test --release --locked $(TEMPLATE)
 	$(TEST_MLX)
 	$(CARGO) test --release --locked --workspace -- --test-threads=1
+	@tools/memcheck
 	@FUZZ_SECONDS=$${FUZZ_SECONDS:-3} tests/fuzz/run
 
 fuzz: deps ## feed damaged files to every reader of models, FUZZ_SECONDS seconds each (default: 10)
 	@tests/fuzz/run
+
+memcheck: deps ## run the tests of the binary interface under valgrind, where there is one
+	$(CARGO) build --release --locked -p pajamas-misbehaving
+	@tools/memcheck
 
 quality: build ## make the bundled model by every method, validate and measure each, and print the tables
 	$(CARGO) build --release --locked -p pajamas-tests --example quality_table
@@ -76,7 +83,11 @@ lint: deps ## formatting, clippy, documentation
 	$(LINT_MLX)
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps
 
-bench: bench-gguf bench-mlx bench-convert ## speed and memory beside bare llama.cpp, mlx-lm, and llama.cpp's converter (an hour, 10 GB)
+bench: bench-plugins bench-gguf bench-mlx bench-convert ## speed and memory beside bare llama.cpp, mlx-lm, and llama.cpp's converter (an hour, 10 GB)
+
+bench-plugins: build ## how long it takes to list ten plugins, cold and warm
+	$(CARGO) build --release --locked -p pajamas-misbehaving
+	@$(CARGO) run --release --locked -q -p pajamas-tests --example plugin_listing
 
 bench-gguf: build
 	$(CARGO) build --release --locked -p pajamas-gguf --example speed

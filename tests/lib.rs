@@ -5,6 +5,8 @@
 // A test that cannot go on panics: that is how tests fail.
 #![allow(clippy::missing_panics_doc)]
 
+pub mod hostile;
+
 use pajamas_plugin_api::abi::client::{LoadedModel, Plugin};
 use pajamas_plugin_api::{CancelToken, HostServices, LoadRequest, OptionValue};
 use std::ops::ControlFlow;
@@ -24,7 +26,9 @@ impl Home {
         std::fs::create_dir(home.plugins()).expect("the plugin folder");
         // llama.cpp's threads wait in spins: with several, tests beside other work take minutes instead of seconds.
         // Most tests make models for other reasons than their quality.
-        std::fs::write(home.path().join("config.toml"), "threads = 1\nvalidate = false\n").expect("the config file");
+        // Nor is each home the first use of a backend on this machine.
+        let settings = "threads = 1\nvalidate = false\ncheck_backends = false\n";
+        std::fs::write(home.path().join("config.toml"), settings).expect("the config file");
         home
     }
 

@@ -45,15 +45,23 @@ variables! {
     TERM;
 }
 
-/// The value of `name`, if it is set and not empty.
+/// Variables that say how something looks, and not where code or data come from.
+const HARMLESS: [&str; 3] = [RUST_LOG, NO_COLOR, TERM];
+
+/// The value of `name`, if it is set and not empty. A process with more rights than whoever started it takes none that
+/// could lead it to their files.
 pub fn value(name: &str) -> Option<std::ffi::OsString> {
+    if crate::users::is_privileged() && !HARMLESS.contains(&name) {
+        return None;
+    }
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
 /// The user's home folder; none where nothing tells an absolute path, so that none is implied by where a program is
 /// started.
 pub fn user_home() -> Option<std::path::PathBuf> {
-    std::env::home_dir().filter(|home| home.is_absolute())
+    let home = if crate::users::is_privileged() { crate::users::own_home() } else { std::env::home_dir() };
+    home.filter(|home| home.is_absolute())
 }
 
 /// Whether the value of `name` must not be shown to anybody.

@@ -103,8 +103,12 @@ pub enum Error {
     Plugin(pajamas_plugin_api::Error),
 }
 
+/// What a process said last; of a Rust panic, what the first one said, and not what followed from that.
 fn tail(stderr: &str) -> String {
-    stderr.lines().rfind(|line| !line.trim().is_empty()).map_or_else(String::new, |line| format!(": {line}"))
+    let mut lines = stderr.lines().skip_while(|line| !line.contains("panicked at "));
+    let panicked = lines.next().and_then(|_| lines.next());
+    let line = panicked.or_else(|| stderr.lines().rfind(|line| !line.trim().is_empty()));
+    line.map_or_else(String::new, |line| format!(": {line}"))
 }
 
 impl From<pajamas_plugin_api::Error> for Error {

@@ -194,7 +194,7 @@ fn backend(artifact: &Source, context: &Context<'_>) -> Result<Check> {
     let mut request = LoadRequest::new(&artifact.path);
     request.context_length = Some(CONTEXT_LENGTH);
     request.threads = context.config.threads;
-    match remote_model::forecast(&candidate.path, &request, context.config) {
+    match remote_model::forecast(candidate.file()?, &request, context.config) {
         Ok(_) => Ok(passed(NAME, format!("`{}` takes it", candidate.name()))),
         Err(Error::Plugin(error)) if error.kind == ErrorKind::Unsupported => {
             Ok(skipped(NAME, format!("`{}` cannot say: {error}", candidate.name())))

@@ -8,6 +8,7 @@
 //!   tokens lie in which part of a KV cache.
 //! - `options`: typed load options, checked before a model is loaded.
 //! - [`version`], [`manifest`]: what a plugin says of itself, and who takes whom.
+//! - `conformance` (a feature): the rules that every plugin keeps, as tests.
 //! - [`abi`]: the binary interface, both sides of it; [`abi::client`] is what a host uses.
 
 // abi_stable's derives expand to impls that this lint names; they are sound and not ours to change.
@@ -16,6 +17,8 @@
 pub mod abi;
 mod backend;
 mod cancel;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod error;
 mod export;
 mod host_services;

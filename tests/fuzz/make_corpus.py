@@ -315,3 +315,113 @@ put("sentencepiece_model", "odd_score", sentencepiece([("a", float("nan"), 1)]))
 put("sentencepiece_model", "long", sentencepiece([("a" * length, -1.0 * length, 1) for length in range(1, 40)]))
 put("sentencepiece_model", "cut", sentencepiece(control + words)[:40])
 put("sentencepiece_model", "empty", b"")
+
+# --- plugins: the manifest's section, a library around it, and the frames of the worker protocol ------------------------
+
+MANIFEST = """name = '''gguf-cpu'''
+version = '''0.1.0'''
+description = '''llama.cpp on the CPU'''
+api_version = '''1.2.0'''
+minimum_host_api = '''1.0.0'''
+target = '''x86_64-unknown-linux-gnu'''
+formats = '''gguf, huggingface'''
+cpu_features = '''avx2,fma'''
+"""
+section = b"pajamas-plugin-1" + MANIFEST.encode()
+put("plugin_manifest", "whole", section)
+put("plugin_manifest", "padded", section + bytes(9))
+put("plugin_manifest", "newer", section.replace(b"1.2.0", b"2.0.0-rc.1+x"))
+put("plugin_manifest", "short", b"pajamas-plugin-1name = 'x'\nversion = '1.0.0'\napi_version = '1.0.0'\n"
+    b"minimum_host_api = '1.0.0'\ntarget = 't'\n")
+put("plugin_manifest", "magic", b"pajamas-plugin-1")
+put("plugin_manifest", "other_magic", b"pajamas-plugin-2" + MANIFEST.encode())
+put("plugin_manifest", "empty", b"")
+
+
+def elf(machine=62, kind=3, manifest=section, size=None):
+    """A shared library of one segment, with the manifest and the name of a library that it needs."""
+    strings = b"\0libc.so.6\0"
+    names = b"\0.pajamas.manifest\0.dynamic\0.dynstr\0.shstrtab\0"
+    dynamic = struct.pack("<QQQQ", 1, 1, 0, 0)
+    start = 64 + 56
+    parts, offsets = [manifest, dynamic, strings, names], []
+    at = start
+    for part in parts:
+        offsets.append(at)
+        at += len(part)
+    at += -at % 8
+    body = b"".join(parts)
+    body += bytes(at - start - len(body))
+    name = lambda text: names.index(text + b"\0")
+    sections = struct.pack("<IIQQQQIIQQ", *[0] * 10)
+    for text, index, kind_, link in [
+            (b".pajamas.manifest", 0, 1, 0), (b".dynamic", 1, 6, 3), (b".dynstr", 2, 3, 0), (b".shstrtab", 3, 3, 0)]:
+        sections += struct.pack("<IIQQQQIIQQ", name(text), kind_, 2, offsets[index], offsets[index],
+                                len(parts[index]) if size is None or index else size, link, 0, 1, 16 if kind_ == 6 else 0)
+    head = b"\x7fELF\x02\x01\x01" + bytes(9) + struct.pack(
+        "<HHIQQQIHHHHHH", kind, machine, 1, 0, 64, at, 0, 64, 56, 1, 64, 5, 4)
+    segment = struct.pack("<IIQQQQQQ", 1, 5, 0, 0, 0, at, at, 4096)
+    return head + segment + body + sections
+
+
+put("plugin_preflight", "whole", elf())
+put("plugin_preflight", "other_machine", elf(machine=183))
+put("plugin_preflight", "program", elf(kind=2))
+put("plugin_preflight", "no_manifest", elf(manifest=b""))
+put("plugin_preflight", "cut", elf()[:700])
+put("plugin_preflight", "huge_section", elf(size=1 << 40))
+put("plugin_preflight", "script", "/* GNU ld script */\nGROUP ( /lib/libc.so.6 )\n")
+put("plugin_preflight", "macho", struct.pack("<IIIIIIII", 0xFEEDFACF, 0x0100000C, 0, 6, 1, 40, 0, 0)
+    + struct.pack("<IIIIII", 0xC, 40, 24, 2, 1, 1) + b"libSystem.dylib\0")
+put("plugin_preflight", "pe", b"MZ\x90\0" + bytes(56) + struct.pack("<I", 64) + b"PE\0\0"
+    + struct.pack("<HHIIIHH", 0x8664, 0, 0, 0, 0, 240, 0x2022) + struct.pack("<H", 0x20B) + bytes(238))
+put("plugin_preflight", "empty", b"")
+
+
+def pack(value):
+    """MessagePack, as much of it as the messages need."""
+    if value is None:
+        return b"\xc0"
+    if isinstance(value, bool):
+        return b"\xc3" if value else b"\xc2"
+    if isinstance(value, int):
+        return bytes([value]) if 0 <= value < 128 else b"\xd3" + struct.pack(">q", value)
+    if isinstance(value, float):
+        return b"\xcb" + struct.pack(">d", value)
+    if isinstance(value, bytes):
+        return b"\xc5" + struct.pack(">H", len(value)) + value
+    if isinstance(value, str):
+        return b"\xda" + struct.pack(">H", len(value.encode())) + value.encode()
+    if isinstance(value, list):
+        return b"\xdc" + struct.pack(">H", len(value)) + b"".join(map(pack, value))
+    pairs = b"".join(pack(key) + pack(item) for key, item in value.items())
+    return b"\xde" + struct.pack(">H", len(value)) + pairs
+
+
+def frames(*messages):
+    packed = [message if isinstance(message, bytes) else pack(message) for message in messages]
+    return b"".join(struct.pack("<I", len(message)) + message for message in packed)
+
+
+plugin = {"path": "/p/libx.so", "bundle": None, "parts": [
+    {"path": "/p/libx.so", "stamp": {"device": 1, "inode": 2, "size": 3, "modified_ns": 4, "changed_ns": 5}}]}
+capabilities = {"hardware": "cpu", "precisions": ["f32"], "formats": ["gguf"], "sampling": ["seed"], "options": [],
+                "logits": True, "logprobs": True, "sessions": True, "streaming": True, "batching": False, "score": 0}
+report = {"availability": {"available": {"devices": [
+    {"name": "CPU", "class": "cpu", "memory_total_bytes": 1, "memory_free_bytes": 1}]}},
+    "capabilities": capabilities, "recipes": [], "elapsed_ms": 0.5}
+hello = {"hello": {"protocol": 3, "cache_dir": "/c", "thread_budget": 2}}
+put("worker_protocol", "probe", frames(hello, {"probe": {"plugin": plugin}}))
+put("worker_protocol", "load", frames(hello, {"load": {"plugin": plugin, "request": {"path": "/m.gguf"}}},
+                                      {"tokenize": {"text": "a", "add_special": True, "parse_special": False}},
+                                      {"logits": {"tokens": [1, 2, 300], "first_row": 1}}, "memory_usage", "cancel"))
+put("worker_protocol", "probed", frames({"ready": {"protocol": 3}}, {"log": {"level": 2, "target": "t", "message": "m"}},
+                                        {"probed": report}))
+put("worker_protocol", "answers", frames({"progress": {"stage": "loading", "fraction": 0.5, "detail": ""}},
+                                         {"tokens": [1, 2]}, {"text": b"\xff"}, {"row": [0, bytes(8)]}, "rows_end",
+                                         {"failed": {"kind": "other", "message": "no"}}))
+put("worker_protocol", "long", struct.pack("<I", 0xFFFFFFFF) + b"x")
+put("worker_protocol", "nonsense", frames(b"\xc1\xc1\xc1"))
+put("worker_protocol", "deep", frames(b"\x91" * 2000))
+put("worker_protocol", "claims", frames(b"\xdf\xff\xff\xff\xff", b"\xdd\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff"))
+put("worker_protocol", "empty", b"")

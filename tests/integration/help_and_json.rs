@@ -15,7 +15,7 @@ fn quantize_and_run_print_the_json_that_is_promised() {
 #[test]
 fn errors_are_json_on_stderr_where_the_result_would_be_json() {
     let home = Home::new();
-    for args in [&["info", "./none.gguf"][..], &["config", "get", "bakend"], &["plugins", "show", "x"], &["doctor"]] {
+    for args in [&["info", "./none.gguf"][..], &["config", "get", "bakend"], &["plugins", "info", "x"], &["doctor"]] {
         let run = home.run(args.iter().chain(&["--json"]));
         let error = run.stderr.lines().last().expect("an error");
         assert_schema("error", &serde_json::from_str(error).expect("JSON on stderr"));
@@ -37,9 +37,9 @@ fn one_plugin_is_shown_with_its_options_and_recipes() {
     home.install("mlx_quantize");
     std::fs::write(home.plugins().join(library_name("nope")), "I am not a library").unwrap();
     for name in ["gguf-cpu", "mlx-quantize", &library_name("nope"), &library_name("gguf_cpu")] {
-        assert_schema("plugins-show", &home.run(["plugins", "show", name, "--json"]).json());
+        assert_schema("plugins-info", &home.run(["plugins", "info", name, "--json"]).json());
     }
-    let shown = home.run(["plugins", "show", "gguf-cpu", "--json"]).json();
+    let shown = home.run(["plugins", "info", "gguf-cpu", "--json"]).json();
     assert_eq!((&shown["rank"], &shown["hardware"]), (&1.into(), &"cpu".into()));
     let features: Vec<_> = shown["features"].as_array().unwrap().iter().map(|f| f.as_str().unwrap()).collect();
     assert!(features.contains(&"logits") && features.contains(&"sessions"), "{features:?}");
@@ -49,11 +49,11 @@ fn one_plugin_is_shown_with_its_options_and_recipes() {
     assert!(cache["range"].as_str().unwrap().contains("q8_0"));
     let recipe = &shown["recipes"][0];
     assert_eq!((&recipe["name"], &recipe["artifact"]), (&"Q4_K_M".into(), &"file".into()));
-    let text = home.run(["plugins", "show", "gguf-cpu"]);
+    let text = home.run(["plugins", "info", "gguf-cpu"]);
     for expected in ["llama.cpp on the CPU", "cache_type_k", "Q4_K_M", "leave_output_tensor", "sessions"] {
         assert!(text.succeeded().stdout.contains(expected), "{expected}: {text:#?}");
     }
-    home.run(["plugins", "show", "gguf-cpi"]).misused("unknown backend `gguf-cpi`", "did you mean `gguf-cpu`?");
+    home.run(["plugins", "info", "gguf-cpi"]).misused("unknown backend `gguf-cpi`", "did you mean `gguf-cpu`?");
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn every_command_has_a_manual_page() {
     let dir = home.path().join("man");
     let pages = home.run(["man".as_ref(), "--output".as_ref(), dir.as_os_str(), "--json".as_ref()]).json();
     assert_schema("man", &pages);
-    for page in ["pajamas.1", "pajamas-quantize.1", "pajamas-plugins-show.1", "pajamas-models-remove.1"] {
+    for page in ["pajamas.1", "pajamas-quantize.1", "pajamas-plugins-info.1", "pajamas-models-remove.1"] {
         assert!(dir.join(page).is_file(), "{page}: {pages:#}");
     }
     assert_eq!(pages.as_array().unwrap().len(), home.listing("man").len());

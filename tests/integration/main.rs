@@ -8,6 +8,10 @@ mod conversion;
 mod doctor;
 mod generation;
 mod help_and_json;
+#[cfg(target_os = "linux")]
+mod hostile_files;
+#[cfg(unix)]
+mod hostile_plugins;
 mod info;
 mod interruption;
 #[cfg(target_os = "linux")]
@@ -16,7 +20,9 @@ mod misbehaving_plugins;
 mod mlx;
 mod mlx_quantizing;
 mod models_command;
+mod older_api;
 mod oracle;
+mod plugin_commands;
 mod plugin_listing;
 mod plugin_template;
 mod quality;

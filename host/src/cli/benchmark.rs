@@ -65,7 +65,7 @@ pub struct Args {
     /// Threads to compute with [default: one for each core].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     threads: Option<u32>,
-    /// An option of the backends, as NAME=VALUE; may be given several times. `pajamas plugins show BACKEND` lists them.
+    /// An option of the backends, as NAME=VALUE; may be given several times. `pajamas plugins info BACKEND` lists them.
     #[arg(long, value_name = "NAME=VALUE", value_parser = output::name_and_value)]
     set: Vec<(String, String)>,
 }

@@ -60,7 +60,7 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
         disks: disks(config),
         home: &config.home,
         plugin_dirs: &config.plugin_dirs,
-        backends: plugins::rows(&candidates),
+        backends: plugins::rows(&candidates, config),
         models: store::list(config),
     };
     if common.json {

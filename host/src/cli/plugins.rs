@@ -1,11 +1,16 @@
-//! `pajamas plugins`: `list` shows every plugin file found, with its rank, status and reason; `show` tells all
-//! about one; `new` begins another.
+//! `pajamas plugins`: `list` shows every plugin file found, with its rank, status and reason; `info` tells all about one;
+//! `install`, `remove` and `trust` change what is there; `verify` checks one against the rules; `new` begins another.
 
+mod info;
+mod install;
 mod new;
-mod show;
+mod remove;
+mod trust;
+mod verify;
 
 use super::output;
 use crate::config::Config;
+use crate::error::{Error, Result};
 use crate::plugins::{self, Candidate, Status};
 use pajamas_plugin_api::Availability;
 use serde::Serialize;
@@ -15,14 +20,26 @@ use serde::Serialize;
 pub struct Args {
     #[command(subcommand)]
     action: Option<Action>,
+    /// Ask every plugin again, whatever is remembered of its last answer.
+    #[arg(long, global = true)]
+    rescan: bool,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     /// List every plugin file found, the best backend first, with its status and reason (the default).
     List,
-    /// Show everything about one plugin: devices, options for `--set`, what it quantizes to.
-    Show(show::Args),
+    /// Show everything about one plugin: files, devices, options for `--set`, what it quantizes to.
+    #[command(alias = "show")]
+    Info(info::Args),
+    /// Check a plugin and copy it into the plugin folder; one of the same file name is replaced, also while it is in use.
+    Install(install::Args),
+    /// Remove a plugin from the plugin folder.
+    Remove(remove::Args),
+    /// Accept a plugin's present contents, where the settings say `trust = "pinned"`.
+    Trust(trust::Args),
+    /// Check a plugin against the rules that every plugin must keep, each in a process of its own.
+    Verify(verify::Args),
     /// Begin a new plugin: a folder with a complete backend in it, ready to be built and changed.
     New(new::Args),
 }
@@ -32,6 +49,8 @@ enum Action {
 pub struct Row {
     /// 1 for the backend that runs by default; none for those that cannot run.
     rank: Option<usize>,
+    /// Why it comes before the next.
+    rank_reason: String,
     name: String,
     version: Option<String>,
     api_version: Option<String>,
@@ -43,20 +62,30 @@ pub struct Row {
     remedy: String,
     /// How long it took to say whether it is available.
     probe_ms: Option<f64>,
+    /// When it was asked, in seconds since 1970.
+    asked_at: Option<u64>,
     path: String,
 }
 
 /// Runs the command.
 pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::Result<()> {
     match args.action.as_ref().unwrap_or(&Action::List) {
-        Action::List => list(common, config),
-        Action::Show(args) => show::execute(args, common, config),
+        Action::List => list(&survey(args, config), common, config),
+        Action::Info(info) => info::execute(info, &survey(args, config), common, config),
+        Action::Install(args) => install::execute(args, common, config),
+        Action::Remove(args) => remove::execute(args, common, config),
+        Action::Trust(args) => trust::execute(args, common, config),
+        Action::Verify(args) => verify::execute(args, common, config),
         Action::New(args) => new::execute(args, common, config),
     }
 }
 
-fn list(common: &super::Common, config: &Config) -> anyhow::Result<()> {
-    let rows = rows(&plugins::survey(config));
+fn survey(args: &Args, config: &Config) -> Vec<Candidate> {
+    if args.rescan { plugins::survey_afresh(config) } else { plugins::survey(config) }
+}
+
+fn list(candidates: &[Candidate], common: &super::Common, config: &Config) -> anyhow::Result<()> {
+    let rows = rows(candidates, config);
     if common.json {
         return output::json(&rows);
     }
@@ -71,11 +100,13 @@ fn list(common: &super::Common, config: &Config) -> anyhow::Result<()> {
 }
 
 /// The rows for `candidates`, which are sorted.
-pub fn rows(candidates: &[Candidate]) -> Vec<Row> {
-    candidates.iter().enumerate().map(|(index, candidate)| row(index, candidate)).collect()
+pub fn rows(candidates: &[Candidate], config: &Config) -> Vec<Row> {
+    (0..candidates.len()).map(|index| row(index, candidates, config)).collect()
 }
 
-fn row(index: usize, candidate: &Candidate) -> Row {
+/// The row of the candidate at `index`.
+fn row(index: usize, candidates: &[Candidate], config: &Config) -> Row {
+    let candidate = &candidates[index];
     let manifest = candidate.manifest.as_ref();
     let devices = match candidate.report.as_ref().map(|report| &report.availability) {
         Some(Availability::Available { devices }) => devices.iter().map(|device| device.name.clone()).collect(),
@@ -83,6 +114,7 @@ fn row(index: usize, candidate: &Candidate) -> Row {
     };
     Row {
         rank: (candidate.status == Status::Available).then_some(index + 1),
+        rank_reason: plugins::rank::why(candidates, index, config.backend.as_deref()),
         name: candidate.name(),
         version: manifest.map(|m| m.version.to_string()),
         api_version: manifest.map(|m| m.api_version.to_string()),
@@ -92,13 +124,28 @@ fn row(index: usize, candidate: &Candidate) -> Row {
         reason: candidate.reason.clone(),
         remedy: candidate.remedy.clone(),
         probe_ms: candidate.report.as_ref().map(|report| (report.elapsed_ms * 1e3).round() / 1e3),
+        asked_at: candidate.asked_at,
         path: candidate.path.display().to_string(),
     }
 }
 
+/// The candidates that go by `name`; one at least.
+///
+/// # Errors
+/// When there is none.
+fn named<'a>(candidates: &'a [Candidate], name: &str) -> Result<Vec<&'a Candidate>> {
+    let named = plugins::named(candidates, name);
+    if named.is_empty() {
+        let mut installed: Vec<String> = candidates.iter().map(Candidate::name).collect();
+        installed.dedup();
+        return Err(Error::UnknownBackend { name: name.into(), installed });
+    }
+    Ok(named)
+}
+
 /// Prints the table, and below it what could be done about the rest.
 pub fn print(rows: &[Row]) {
-    let head = ["RANK", "NAME", "VERSION", "API", "STATUS", "DEVICE OR REASON"].map(String::from).to_vec();
+    let head = ["RANK", "NAME", "VERSION", "API", "STATUS", "TIME", "DEVICE OR REASON"].map(String::from).to_vec();
     let dash = || "-".to_owned();
     let mut cells = vec![head];
     for row in rows {
@@ -110,10 +157,16 @@ pub fn print(rows: &[Row]) {
             row.version.clone().unwrap_or_else(dash),
             row.api_version.clone().unwrap_or_else(dash),
             status,
+            row.probe_ms.map_or_else(dash, |ms| format!("{ms:.1} ms")),
             text,
         ]);
     }
     output::table(&cells);
+    print_remedies(rows);
+}
+
+/// Says what could be done about each plugin that is not as it could be.
+fn print_remedies(rows: &[Row]) {
     for row in rows.iter().filter(|row| !row.remedy.is_empty()) {
         output::say(&format!("hint: {}: {}", output::clean(&row.name), output::clean(&row.remedy)));
     }

@@ -57,6 +57,8 @@ fn value(key: &Key, values: &[String]) -> Result<Value> {
     Ok(match key.kind {
         Kind::Text | Kind::Folders if one.is_empty() => return Err(wrong(one)),
         Kind::Text | Kind::Folders => one.into(),
+        Kind::Word(words) if !words.contains(&one.as_str()) => return Err(wrong(one)),
+        Kind::Word(_) => one.into(),
         Kind::Switch => match one.as_str() {
             "true" | "on" | "yes" | "1" => true.into(),
             "false" | "off" | "no" | "0" => false.into(),

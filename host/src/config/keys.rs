@@ -23,6 +23,8 @@ pub enum Kind {
     Switch,
     /// A whole number from 1 to this.
     Count(i64),
+    /// One of these words.
+    Word(&'static [&'static str]),
     /// Folders, one or several.
     Folders,
 }
@@ -34,13 +36,14 @@ impl Kind {
             Self::Text => "text".into(),
             Self::Switch => "true or false".into(),
             Self::Count(max) => format!("a whole number from 1 to {max}"),
+            Self::Word(words) => words.join(" or "),
             Self::Folders => "a list of folders".into(),
         }
     }
 }
 
 /// Every key, in the order to show them in.
-pub const KEYS: [Key; 8] = [
+pub const KEYS: [Key; 10] = [
     Key {
         name: "backend",
         kind: Kind::Text,
@@ -88,6 +91,19 @@ pub const KEYS: [Key; 8] = [
         kind: Kind::Count(86_400),
         default: "10",
         help: "Seconds that a plugin may take to say what it can do.",
+    },
+    Key {
+        name: "trust",
+        kind: Kind::Word(&["default", "pinned"]),
+        default: "default",
+        help: "Which plugins are loaded: those that only you and root can have put there, or of these only what `pajamas \
+               plugins install` and `trust` have accepted.",
+    },
+    Key {
+        name: "check_backends",
+        kind: Kind::Switch,
+        default: "true",
+        help: "Whether a backend's arithmetic is checked at its first use on this machine.",
     },
 ];
 

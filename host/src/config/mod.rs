@@ -6,6 +6,7 @@ pub mod settings;
 
 use crate::env_vars::{self, PAJAMAS_BACKEND, PAJAMAS_HOME, PAJAMAS_PLUGIN_PATH};
 use crate::error::{Error, Result};
+use crate::plugins::pins::Trust;
 use keys::Kind;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -31,6 +32,10 @@ pub struct ConfigFile {
     pub plugin_dirs: Vec<PathBuf>,
     /// Seconds that a plugin may take to answer a probe, at least 1.
     pub probe_timeout_s: Option<u64>,
+    /// Which plugins are trusted.
+    pub trust: Option<Trust>,
+    /// Whether a backend's arithmetic is checked at its first use; true by default.
+    pub check_backends: Option<bool>,
 }
 
 /// Where a value came from.
@@ -79,6 +84,10 @@ pub struct Config {
     pub validate: bool,
     /// Seconds that a plugin may take to answer a probe.
     pub probe_timeout_s: u64,
+    /// Which plugins are trusted.
+    pub trust: Trust,
+    /// Whether a backend's arithmetic is checked at its first use.
+    pub check_backends: bool,
     /// Where the values came from.
     pub origins: Origins,
 }
@@ -107,6 +116,15 @@ impl Config {
     /// When there is a file and it is not as expected.
     pub fn load(plugin_dir: &[PathBuf]) -> Result<Self> {
         let (home, origin) = home()?;
+        if let Some(dir) = plugin_dir.first().filter(|_| crate::users::is_privileged()) {
+            return Err(Error::Refused {
+                message: format!(
+                    "`--plugin-dir {}` is not for a program with more rights than its user",
+                    dir.display()
+                ),
+                hint: "run it without setuid or capabilities".into(),
+            });
+        }
         // A folder that the user names and that is not there is a mistake; the usual ones may well be missing.
         if let Some(missing) = plugin_dir.iter().find(|dir| !dir.is_dir()) {
             return Err(Error::Refused {
@@ -120,6 +138,7 @@ impl Config {
 
     /// The settings that `file`, the environment and the flags come to.
     pub fn resolve(home: PathBuf, home_origin: Origin, file: ConfigFile, plugin_dir: &[PathBuf]) -> Self {
+        let plugin_dir = if crate::users::is_privileged() { &[] } else { plugin_dir };
         let from_file = Origin::File(home.join(FILE_NAME));
         let mut keys: BTreeMap<_, _> = file.set_keys().map(|key| (key, from_file.clone())).collect();
         let mut dirs: Vec<(PathBuf, Origin)> = Vec::new();
@@ -152,6 +171,8 @@ impl Config {
             method: file.method,
             validate: file.validate.unwrap_or(true),
             probe_timeout_s: file.probe_timeout_s.unwrap_or(10),
+            trust: file.trust.unwrap_or_default(),
+            check_backends: file.check_backends.unwrap_or(true),
             origins: Origins { home: home_origin, plugin_dirs: dir_origins, keys },
         }
     }
@@ -184,6 +205,8 @@ impl ConfigFile {
             ("validate", self.validate.is_some()),
             ("plugin_dirs", !self.plugin_dirs.is_empty()),
             ("probe_timeout_s", self.probe_timeout_s.is_some()),
+            ("trust", self.trust.is_some()),
+            ("check_backends", self.check_backends.is_some()),
         ];
         set.into_iter().filter_map(|(key, set)| set.then_some(key))
     }
@@ -235,6 +258,11 @@ fn parse(text: &str) -> std::result::Result<ConfigFile, (String, String)> {
         {
             return Err((format!("`{name}` is {number}, expected {}", key.kind.describe()), mend()));
         }
+        if let (Kind::Word(words), Some(word)) = (key.kind, value.as_str())
+            && !words.contains(&word)
+        {
+            return Err((format!("`{name}` is `{word}`, expected {}", key.kind.describe()), mend()));
+        }
     }
     toml::from_str(text).map_err(|error| (error.to_string(), mend()))
 }
@@ -262,7 +290,8 @@ mod tests {
 
     #[test]
     fn every_key_that_is_offered_is_read() {
-        let full = "backend='a'\nfallback=true\nthreads=1\ncontext_length=2\nmethod='m'\nvalidate=true\nplugin_dirs=['d']\nprobe_timeout_s=3";
+        let full = "backend='a'\nfallback=true\nthreads=1\ncontext_length=2\nmethod='m'\nvalidate=true\nplugin_dirs=['d']\nprobe_timeout_s=3\n\
+                    trust='pinned'\ncheck_backends=false";
         let file = parse(full).unwrap();
         assert_eq!(file.set_keys().collect::<Vec<_>>(), keys::names().collect::<Vec<_>>());
     }

@@ -61,6 +61,8 @@ fn value(key: &str, config: &Config) -> Value {
         "method" => config.method.clone().into(),
         "validate" => config.validate.into(),
         "probe_timeout_s" => config.probe_timeout_s.into(),
+        "trust" => serde_json::to_value(config.trust).unwrap_or_default(),
+        "check_backends" => config.check_backends.into(),
         // The file's own: the other plugin folders come from elsewhere.
         _ => {
             let dirs = config.plugin_dirs.iter().zip(&config.origins.plugin_dirs);
@@ -85,10 +87,12 @@ mod tests {
             validate: Some(false),
             plugin_dirs: vec!["d".into()],
             probe_timeout_s: Some(5),
+            trust: Some(crate::plugins::pins::Trust::Pinned),
+            check_backends: Some(false),
             ..ConfigFile::default()
         };
         let config = Config::resolve("/h".into(), Origin::Default, file, &[]);
         let lines: Vec<_> = all(&config).iter().skip(1).filter_map(Setting::lines).flatten().collect();
-        assert_eq!(lines, ["false", "3", "4", "Q8_0", "false", "/h/d", "5"]);
+        assert_eq!(lines, ["false", "3", "4", "Q8_0", "false", "/h/d", "5", "pinned", "false"]);
     }
 }

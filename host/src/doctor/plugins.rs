@@ -1,10 +1,12 @@
 //! The plugins: each file that was found, and whether something runs models and something makes them.
 
 use super::Check;
-use crate::config::Config;
+use crate::config::{Config, Origin};
+use crate::plugins::discover::{self, Searched};
 use crate::plugins::preflight::NO_PLUGIN;
 use crate::plugins::{self, Candidate, Status};
 use crate::text::counted;
+use std::path::PathBuf;
 
 const INSTALL: &str = "make install";
 /// What may help with a plugin for which nothing better is known.
@@ -12,8 +14,9 @@ const OTHER_BUILD: &str = "install another build of this plugin";
 
 /// Asks every plugin.
 pub(super) fn check(config: &Config) -> Vec<Check> {
-    let mut checks = vec![folders(config)];
-    let candidates = plugins::survey(config);
+    let mut checks = folders(config);
+    checks.extend(ignored_variables());
+    let candidates = plugins::survey_and_forget(config);
     checks.extend(candidates.iter().map(plugin));
     checks.extend(able(&candidates));
     checks.extend(preferences(config, &candidates));
@@ -45,14 +48,34 @@ fn preferences(config: &Config, candidates: &[Candidate]) -> Vec<Check> {
     checks
 }
 
-fn folders(config: &Config) -> Check {
-    let there: Vec<String> =
-        config.plugin_dirs.iter().filter(|d| d.is_dir()).map(|d| format!("`{}`", d.display())).collect();
-    let found = match there.as_slice() {
-        [] => format!("none of {} is there", counted(config.plugin_dirs.len(), "folder")),
-        there => there.join(", "),
+/// Every folder that is searched, in order, with where it is named.
+fn folders(config: &Config) -> Vec<Check> {
+    const NAME: &str = "plugin folder";
+    let searched = discover::folders(&config.plugin_dirs);
+    let check = |((dir, origin), searched): ((&PathBuf, &Origin), Searched)| {
+        let from = if *origin == Origin::Default { String::new() } else { format!(" ({origin})") };
+        let path = format!("`{}`{from}", dir.display());
+        match searched {
+            Searched::Found(count) => Check::ok(NAME, format!("{path}: {}", counted(count, "plugin"))),
+            // The usual ones need not be there; one that is named should.
+            Searched::Missing if *origin == Origin::Default => Check::ok(NAME, format!("{path} is not there")),
+            Searched::Missing => {
+                Check::warning(NAME, format!("{path} is not there"), format!("mkdir -p {}", super::shell(dir)))
+            }
+            Searched::Unreadable(reason) => Check::problem(
+                NAME,
+                format!("{path} cannot be read, so its plugins are not found: {reason}"),
+                format!("chmod u+rx {}", super::shell(dir)),
+            ),
+        }
     };
-    Check::ok("plugin folders", found)
+    config.plugin_dirs.iter().zip(&config.origins.plugin_dirs).zip(searched).map(check).collect()
+}
+
+/// That the environment is not followed, where it is not.
+fn ignored_variables() -> Option<Check> {
+    let found = "this program has more rights than its user: the environment's folders and programs are ignored";
+    crate::users::is_privileged().then(|| Check::warning("rights", found, "run it without setuid or capabilities"))
 }
 
 fn plugin(candidate: &Candidate) -> Check {
@@ -107,14 +130,8 @@ mod tests {
     use crate::doctor;
 
     fn candidate(status: Status, remedy: &str) -> Candidate {
-        Candidate {
-            path: "/p/libx.so".into(),
-            manifest: None,
-            status,
-            reason: "because".into(),
-            remedy: remedy.into(),
-            report: None,
-        }
+        let (reason, remedy) = ("because".into(), remedy.into());
+        Candidate { status, reason, remedy, ..Candidate::new("/p/libx.so".into()) }
     }
 
     #[test]

@@ -374,7 +374,7 @@ fn run_worker(
     cancel: &CancelToken,
 ) -> Result<(QuantizeReport, Worker)> {
     let mut worker = Worker::start(config)?;
-    worker.send(&Request::Quantize { plugin: candidate.path.clone(), job: job.clone() })?;
+    worker.send(&Request::Quantize { plugin: candidate.file()?.clone(), job: job.clone() })?;
     let mut cancelled_at: Option<Instant> = None;
     loop {
         match worker.poll(Duration::from_millis(50)) {

@@ -1,22 +1,35 @@
 //! Loads the plugin that won, into this process.
 
+use super::file::PluginFile;
+use super::preflight::Refusal;
 use crate::config::Config;
 use crate::error::Result;
 use pajamas_plugin_api::abi::client::Plugin;
-use pajamas_plugin_api::{HostServices, LogLevel};
-use std::path::Path;
+use pajamas_plugin_api::{Error, HostServices, LogLevel};
 
-/// Loads the plugin at `path`, which has passed preflight, trust and probe.
+/// Loads the plugin `file`, which has passed preflight, trust and probe.
 ///
 /// # Errors
 /// When it is no longer what it was, or fails.
-pub fn load(path: &Path, config: &Config) -> Result<Plugin> {
-    super::trust::check(path).map_err(|refusal| crate::error::Error::Refused {
-        message: format!("`{}` may not be loaded: {}", path.display(), refusal.reason),
-        hint: refusal.remedy,
+pub fn load(file: &PluginFile, config: &Config) -> Result<Plugin> {
+    Ok(open(file, services(config))?)
+}
+
+/// Opens the library of `file` if it is still what was judged: between a judgement and the loader's look at the path
+/// there is time for another file to be put there.
+///
+/// # Errors
+/// `Unsupported` when it is another file or may not be loaded any more; else those of [`Plugin::open`].
+pub fn open(file: &PluginFile, services: HostServices) -> pajamas_plugin_api::Result<Plugin> {
+    super::trust::check(file).map_err(|Refusal { reason, remedy, .. }| {
+        Error::unsupported(format!("`{}` may not be loaded: {reason}", file.path.display())).with_hint(remedy)
     })?;
-    // SAFETY: preflight found a plugin's manifest, trust its owner, and the probe loaded it once without harm.
-    Ok(unsafe { Plugin::open(path, services(config)) }?)
+    if !file.is_unchanged() {
+        let message = format!("`{}` has changed since it was looked at a moment ago", file.path.display());
+        return Err(Error::unsupported(message).with_hint("run the command again"));
+    }
+    // SAFETY: preflight found a plugin's manifest in these very files, and trust their owner.
+    unsafe { Plugin::open(&file.path, services) }
 }
 
 /// What this host lends to its plugins.

@@ -1,8 +1,17 @@
 //! The stages of a plugin: discover → preflight → trust → probe → rank → load. One file each; [`survey`] runs all but
-//! the last and keeps a row for every file, with its status and reason. Apart from them, [`scaffold`] begins a new plugin.
+//! the last and keeps a row for every file, with its status and reason. Around them: [`file`] what a plugin consists of,
+//! [`pins`] which contents were accepted, [`cache`] what was answered, [`environment`] when that is stale, [`arithmetic`]
+//! whether a backend computes rightly, [`conformance`] whether a plugin keeps the rules, [`install`], and [`scaffold`], which begins a new plugin.
 
+pub mod arithmetic;
+pub mod cache;
+pub mod conformance;
 pub mod discover;
+pub mod environment;
+pub mod file;
+pub mod install;
 pub mod load;
+pub mod pins;
 pub mod preflight;
 pub mod probe;
 pub mod rank;
@@ -10,11 +19,18 @@ pub mod scaffold;
 pub mod trust;
 
 use crate::config::Config;
+use crate::error::{Error, Result};
 use crate::worker::protocol::ProbeReport;
+use cache::{Answer, Cache, Failure};
+use discover::Found;
+use file::PluginFile;
 use pajamas_plugin_api::Availability;
 use pajamas_plugin_api::manifest::Manifest;
+use pins::{Pins, Trust};
+use preflight::Refusal;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// Where a plugin's way through the stages ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -53,6 +69,10 @@ impl Status {
 pub struct Candidate {
     /// Its canonical path.
     pub path: PathBuf,
+    /// Its files as they were when they were judged; none where it did not come that far.
+    pub file: Option<PluginFile>,
+    /// The SHA-256 of its contents; empty where it did not come that far.
+    pub sha256: String,
     /// What it says of itself, if it could be read.
     pub manifest: Option<Manifest>,
     /// Where its way ended.
@@ -63,6 +83,10 @@ pub struct Candidate {
     pub remedy: String,
     /// What it answered when asked.
     pub report: Option<ProbeReport>,
+    /// When it was asked, in seconds since 1970; none if it never was.
+    pub asked_at: Option<u64>,
+    /// The end of what it wrote to stderr when it was asked.
+    pub stderr: String,
 }
 
 impl Candidate {
@@ -74,88 +98,285 @@ impl Candidate {
         )
     }
 
-    fn new(path: PathBuf) -> Self {
+    /// Its files, to be loaded.
+    ///
+    /// # Errors
+    /// When it did not come so far that it may be.
+    pub fn file(&self) -> Result<&PluginFile> {
+        self.file.as_ref().ok_or_else(|| Error::Refused {
+            message: format!("`{}` cannot be loaded: {}", self.path.display(), self.reason),
+            hint: self.remedy.clone(),
+        })
+    }
+
+    /// A candidate of which nothing is known yet.
+    pub fn new(path: PathBuf) -> Self {
         Self {
             path,
+            file: None,
+            sha256: String::new(),
             manifest: None,
             status: Status::Refused,
             reason: String::new(),
             remedy: String::new(),
             report: None,
+            asked_at: None,
+            stderr: String::new(),
         }
+    }
+
+    fn refuse(&mut self, refusal: Refusal) {
+        self.status = Status::Refused;
+        self.manifest = refusal.manifest.map(|manifest| *manifest).or(self.manifest.take());
+        self.reason = refusal.reason;
+        self.remedy = refusal.remedy;
+    }
+
+    fn fail(&mut self, failure: &Failure) {
+        self.status = Status::Failed;
+        self.reason.clone_from(&failure.reason);
+        self.remedy.clone_from(&failure.remedy);
+    }
+
+    /// Takes over what it answered.
+    fn answered(&mut self, answer: &Answer) {
+        self.asked_at = Some(answer.asked_at);
+        self.stderr.clone_from(&answer.stderr);
+        let report = match &answer.result {
+            Ok(report) => report,
+            Err(failure) => return self.fail(failure),
+        };
+        match &report.availability {
+            Availability::Available { .. } => self.status = Status::Available,
+            Availability::QuantizeOnly => {
+                self.status = Status::QuantizeOnly;
+                let mut formats: Vec<&str> = report.recipes.iter().map(|recipe| recipe.format.as_str()).collect();
+                formats.dedup();
+                self.reason = format!("it makes {} models and runs none", formats.join(", "));
+            }
+            Availability::Unavailable { reason, remedy } => {
+                self.status = Status::Unavailable;
+                self.reason.clone_from(reason);
+                self.remedy.clone_from(remedy);
+            }
+            other => self.reason = format!("it gave an answer that this pajamas does not know: {other:?}"),
+        }
+        self.report = Some(report.clone());
     }
 }
 
-/// Finds every plugin and asks each that may be loaded, in worker processes. Sorted by rank, the available first.
+/// Finds every plugin and asks, in worker processes, each that may be loaded and whose last answer no longer counts.
+/// Sorted by rank, the available first.
 pub fn survey(config: &Config) -> Vec<Candidate> {
-    let mut candidates: Vec<Candidate> = Vec::new();
-    for found in discover::discover(&config.plugin_dirs) {
+    Survey::new(config, false).run()
+}
+
+/// As [`survey`], and asks all of them again, whatever they answered before; what was found of their arithmetic is
+/// forgotten.
+pub fn survey_afresh(config: &Config) -> Vec<Candidate> {
+    Survey::new(config, true).run()
+}
+
+/// As [`survey_afresh`], and remembers nothing of it.
+pub fn survey_and_forget(config: &Config) -> Vec<Candidate> {
+    Survey { keep: false, ..Survey::new(config, true) }.run()
+}
+
+/// As [`survey_afresh`], for one file that need not lie in a plugin folder: a library, or a bundle folder. What it answers
+/// is not remembered.
+pub fn examine(path: &Path, config: &Config) -> Candidate {
+    let mut survey = Survey::new(config, true);
+    let mut candidate = survey.judge(discover::at(path), false);
+    survey.ask(std::slice::from_mut(&mut candidate), &[0]);
+    candidate
+}
+
+/// Every plugin file, looked at without asking any: what may be loaded has its `file`.
+pub fn inventory(config: &Config) -> Vec<Candidate> {
+    let mut survey = Survey::new(config, false);
+    discover::discover(&config.plugin_dirs).into_iter().map(|found| survey.judge(found, true)).collect()
+}
+
+/// Looks at one file as [`examine`] does, without loading it.
+pub fn judge(path: &Path, config: &Config) -> Candidate {
+    Survey::new(config, true).judge(discover::at(path), false)
+}
+
+/// The candidates that go by `name`: the backend's, or the file's.
+pub fn named<'a>(candidates: &'a [Candidate], name: &str) -> Vec<&'a Candidate> {
+    let called = |candidate: &&Candidate| {
+        candidate.name() == name || candidate.path.file_name().is_some_and(|file| file.to_string_lossy() == name)
+    };
+    candidates.iter().filter(called).collect()
+}
+
+/// One run through the stages.
+struct Survey<'a> {
+    config: &'a Config,
+    cache: Cache,
+    pins: Pins,
+    /// Why no plugin is trusted.
+    pins_error: Option<Error>,
+    environment: String,
+    /// Whether answers that are remembered do not count.
+    afresh: bool,
+    /// Whether answers and sums are remembered.
+    keep: bool,
+}
+
+impl<'a> Survey<'a> {
+    fn new(config: &'a Config, afresh: bool) -> Self {
+        let (pins, pins_error) = match Pins::read(config) {
+            Ok(pins) => (pins, None),
+            Err(error) => (Pins::default(), Some(error)),
+        };
+        let environment = environment::fingerprint();
+        Self { config, cache: Cache::read(config), pins, pins_error, environment, afresh, keep: true }
+    }
+
+    fn run(mut self) -> Vec<Candidate> {
+        let found = discover::discover(&self.config.plugin_dirs);
+        let mut candidates: Vec<Candidate> = found.into_iter().map(|found| self.judge(found, true)).collect();
+        // Of several builds of one backend for one CPU level, the next is asked only when those before it had no answer.
+        let mut rest: Vec<usize> = (0..candidates.len()).filter(|&index| candidates[index].file.is_some()).collect();
+        while !rest.is_empty() {
+            let mut round: Vec<usize> = Vec::new();
+            rest.retain(|&index| {
+                let twin = |&other: &usize| same_backend(&candidates[other], &candidates[index]);
+                let later = round.iter().any(twin);
+                if !later {
+                    round.push(index);
+                }
+                later
+            });
+            self.ask(&mut candidates, &round);
+            rest.retain(|&index| {
+                let twin = |other: &&Candidate| other.report.is_some() && same_backend(other, &candidates[index]);
+                let Some(twin) = candidates.iter().find(twin).map(|twin| twin.path.clone()) else { return true };
+                let candidate = &mut candidates[index];
+                candidate.status = Status::Shadowed;
+                candidate.reason = format!("another `{}` comes first: `{}`", candidate.name(), twin.display());
+                false
+            });
+        }
+        if self.keep {
+            if self.pins_error.is_none()
+                && let Err(error) = self.pins.write(self.config)
+            {
+                tracing::debug!("the sums of plugins are not remembered: {error}");
+            }
+            self.cache.write(self.config);
+        }
+        rank::sort(&mut candidates, self.config.backend.as_deref());
+        candidates
+    }
+
+    /// Looks at a file without loading it. What may be loaded has its `file`; what is `pinned` must have been accepted.
+    fn judge(&mut self, found: Found, pinned: bool) -> Candidate {
         let mut candidate = Candidate::new(found.path);
         if let Some(earlier) = found.shadowed_by {
             candidate.manifest = preflight::preflight(&candidate.path).ok();
             candidate.status = Status::Shadowed;
             candidate.reason = format!("`{}` comes first", earlier.display());
-            candidates.push(candidate);
-            continue;
+            return candidate;
         }
-        match preflight::preflight(&candidate.path).and_then(|manifest| {
-            trust::check(&candidate.path)?;
-            Ok(manifest)
-        }) {
-            Err(refusal) => {
-                candidate.manifest = refusal.manifest.map(|manifest| *manifest);
-                candidate.reason = refusal.reason;
-                candidate.remedy = refusal.remedy;
-            }
-            Ok(manifest) => {
-                let twin = candidates.iter().find(|c| {
-                    c.report.is_some()
-                        && c.manifest.as_ref().is_some_and(|m| m.name == manifest.name && same_level(m, &manifest))
-                });
-                if let Some(twin) = twin {
-                    candidate.status = Status::Shadowed;
-                    candidate.reason = format!("another `{}` comes first: `{}`", manifest.name, twin.path.display());
-                } else {
-                    ask(&mut candidate, config);
-                }
-                candidate.manifest = Some(manifest);
-            }
+        if let Err(refusal) = self.accept(&mut candidate, found.bundle.as_deref(), found.refusal, pinned) {
+            candidate.file = None;
+            candidate.refuse(refusal);
         }
-        candidates.push(candidate);
+        candidate
     }
-    rank::sort(&mut candidates, config.backend.as_deref());
-    candidates
-}
 
-/// Whether two builds of one backend are for the same CPU level; builds for other levels are variants, all asked.
-fn same_level(a: &Manifest, b: &Manifest) -> bool {
-    a.cpu_features == b.cpu_features
-}
-
-fn ask(candidate: &mut Candidate, config: &Config) {
-    match probe::probe(&candidate.path, config) {
-        Ok(report) => {
-            match &report.availability {
-                Availability::Available { .. } => candidate.status = Status::Available,
-                Availability::QuantizeOnly => {
-                    candidate.status = Status::QuantizeOnly;
-                    let mut formats: Vec<&str> = report.recipes.iter().map(|recipe| recipe.format.as_str()).collect();
-                    formats.dedup();
-                    candidate.reason = format!("it makes {} models and runs none", formats.join(", "));
+    fn accept(
+        &mut self,
+        candidate: &mut Candidate,
+        bundle: Option<&Path>,
+        refusal: Option<Refusal>,
+        pinned: bool,
+    ) -> std::result::Result<(), Refusal> {
+        if let Some(refusal) = refusal {
+            return Err(refusal);
+        }
+        if candidate.path.to_str().is_none() {
+            return Err(Refusal::new("its path is not UTF-8", "rename it"));
+        }
+        candidate.manifest = Some(preflight::preflight(&candidate.path)?);
+        let unreadable = |error: std::io::Error| Refusal::new(format!("it cannot be read: {error}"), "");
+        let file = PluginFile::examine(&candidate.path, bundle).map_err(unreadable)?;
+        trust::check(&file)?;
+        let known = self.cache.entry(&file).map(|entry| entry.sha256.clone());
+        candidate.sha256 = known.map_or_else(|| file.sha256(), Ok).map_err(unreadable)?;
+        if pinned {
+            match &self.pins_error {
+                Some(error) if self.config.trust == Trust::Pinned => {
+                    return Err(Refusal::new(error.to_string(), error.hint().unwrap_or_default()));
                 }
-                Availability::Unavailable { reason, remedy } => {
-                    candidate.status = Status::Unavailable;
-                    candidate.reason.clone_from(reason);
-                    candidate.remedy.clone_from(remedy);
-                }
-                other => candidate.reason = format!("it gave an answer that this pajamas does not know: {other:?}"),
+                _ => self.pins.judge(&candidate.path, &candidate.name(), &candidate.sha256, self.config.trust)?,
             }
-            candidate.report = Some(report);
         }
-        Err(error) => {
-            candidate.status = Status::Failed;
-            candidate.remedy = error.hint().unwrap_or_default();
-            candidate.reason = error.to_string();
+        self.cache.remember(&file, &candidate.sha256);
+        candidate.file = Some(file);
+        Ok(())
+    }
+
+    /// Gives the `chosen` candidates their answers: those that are remembered and still count, or new ones, asked for side by
+    /// side.
+    fn ask(&mut self, candidates: &mut [Candidate], chosen: &[usize]) {
+        let mut stale = Vec::new();
+        for &index in chosen {
+            let Some(file) = &candidates[index].file else { continue };
+            match self.cache.answer(file, &self.environment).filter(|_| !self.afresh) {
+                Some(answer) => candidates[index].answered(&answer.clone()),
+                None => stale.push((index, file.clone())),
+            }
         }
+        let queue = Mutex::new(stale.iter());
+        let answers = Mutex::new(Vec::new());
+        let workers = std::thread::available_parallelism().map_or(1, usize::from).min(stale.len());
+        std::thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(|| {
+                    loop {
+                        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+                        let Some((index, file)) = next else { break };
+                        let answer = probe::probe(file, &self.environment, self.config);
+                        answers.lock().unwrap_or_else(PoisonError::into_inner).push((*index, file, answer));
+                    }
+                });
+            }
+        });
+        for (index, file, answer) in answers.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            match answer {
+                Ok(answer) => {
+                    candidates[index].answered(&answer);
+                    self.cache.set_answer(file, answer);
+                }
+                // That is no fault of the plugin's, and not remembered.
+                Err(error) => candidates[index]
+                    .fail(&Failure { reason: error.to_string(), remedy: error.hint().unwrap_or_default() }),
+            }
+            if self.afresh {
+                self.cache.set_verdict(file, None);
+            }
+        }
+        for &index in chosen {
+            let candidate = &mut candidates[index];
+            if candidate.status != Status::Available {
+                continue;
+            }
+            let entry = candidate.file.as_ref().and_then(|file| self.cache.entry(file));
+            let verdict = entry.and_then(|entry| entry.verdict.as_ref());
+            if let Some(wrong) = verdict.and_then(|verdict| arithmetic::wrong(verdict, &self.environment)) {
+                candidate.fail(&arithmetic::failure(wrong));
+            }
+        }
+    }
+}
+
+/// Whether two files make the same backend known, for the same CPU level; builds for other levels are variants.
+fn same_backend(a: &Candidate, b: &Candidate) -> bool {
+    match (&a.manifest, &b.manifest) {
+        (Some(a), Some(b)) => a.name == b.name && a.cpu_features == b.cpu_features,
+        _ => false,
     }
 }

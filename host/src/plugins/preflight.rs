@@ -1,13 +1,18 @@
 //! Reads a plugin's file without loading it: is it a library of this system, is it whole, what does its manifest say?
 
-use object::read::ReadCache;
+use object::read::{ReadCache, ReadRef};
 use object::{Object, ObjectSection, ObjectSegment};
 use pajamas_plugin_api::manifest::{Manifest, SECTION_NAMES, SIZE_BYTES_MAX};
 use pajamas_plugin_api::version::{API_VERSION, incompatibility};
+use std::fs::File;
+use std::io;
 use std::path::Path;
 
 /// The remedy for a file that is no plugin at all, of whatever version or system.
 pub const NO_PLUGIN: &str = "only plugins belong into the plugin folder";
+const COPY_AGAIN: &str = "copy it again";
+/// Where in a text file the words of a linker script are looked for.
+const SCRIPT_BYTES: u64 = 4096;
 
 /// Why a file is not loaded.
 #[derive(Debug, Default)]
@@ -50,29 +55,58 @@ pub fn preflight(path: &Path) -> Result<Manifest, Refusal> {
     Ok(manifest)
 }
 
-/// The manifest of the library at `path`, of this system or another.
+/// The manifest of the library at `path`.
 ///
 /// # Errors
 /// When the file is no whole library of this system, or has no manifest.
 fn read_manifest(path: &Path) -> Result<Manifest, Refusal> {
-    let unreadable = |error: std::io::Error| Refusal::new(format!("it cannot be read: {error}"), "");
-    let metadata = std::fs::metadata(path).map_err(unreadable)?;
-    // Opening a pipe or a device could block or worse.
-    if !metadata.is_file() {
-        return Err(Refusal::new("it is not a regular file", NO_PLUGIN));
-    }
-    if metadata.len() == 0 {
-        return Err(Refusal::new("the file is empty", "copy it again"));
-    }
-    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let (file, length) = open_regular(path)?;
     let cache = ReadCache::new(std::io::BufReader::new(file));
-    let object = object::File::parse(&cache).map_err(|_| Refusal::new("it is not a shared library", NO_PLUGIN))?;
-    check_system(&object)?;
-    for segment in object.segments() {
-        let (offset, size) = segment.file_range();
-        if offset.checked_add(size).is_none_or(|end| end > metadata.len()) {
-            return Err(Refusal::new("the file is truncated", "copy it again"));
+    manifest_of(&cache, length)
+}
+
+/// Opens the file at `path`, if it is one. Opening a pipe or a device could block or worse.
+///
+/// # Errors
+/// When it is anything else, is empty, or cannot be read.
+pub fn open_regular(path: &Path) -> Result<(File, u64), Refusal> {
+    let unreadable = |error: io::Error| Refusal::new(format!("it cannot be read: {error}"), "");
+    let is_regular = |metadata: &std::fs::Metadata| match metadata.is_file() {
+        true => Ok(()),
+        false if metadata.is_dir() => Err(Refusal::new("it is a folder, not a library", NO_PLUGIN)),
+        false => Err(Refusal::new("it is not a regular file", NO_PLUGIN)),
+    };
+    is_regular(&std::fs::metadata(path).map_err(unreadable)?)?;
+    let mut options = File::options();
+    options.read(true);
+    // What was a file a moment ago may be a pipe now.
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK);
+    let file = options.open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            let quoted = crate::text::quoted(&path.to_string_lossy());
+            Refusal::new("it may not be read by this user", format!("chmod u+r {quoted}"))
         }
+        _ => unreadable(error),
+    })?;
+    let metadata = file.metadata().map_err(unreadable)?;
+    is_regular(&metadata)?;
+    match metadata.len() {
+        0 => Err(Refusal::new("the file is empty", COPY_AGAIN)),
+        length => Ok((file, length)),
+    }
+}
+
+/// The manifest of a library of `length` bytes, of this system.
+///
+/// # Errors
+/// When it is not whole, not of this system, or has no manifest. Never panics, whatever the bytes.
+pub fn manifest_of<'data>(data: impl ReadRef<'data>, length: u64) -> Result<Manifest, Refusal> {
+    let object = object::File::parse(data).map_err(|_| no_library(data, length))?;
+    check_system(&object)?;
+    let is_inside = |range: (u64, u64)| range.0.checked_add(range.1).is_some_and(|end| end <= length);
+    if !object.segments().all(|segment| is_inside(segment.file_range())) {
+        return Err(Refusal::new("the file is truncated", COPY_AGAIN));
     }
     let section = SECTION_NAMES
         .iter()
@@ -81,13 +115,76 @@ fn read_manifest(path: &Path) -> Result<Manifest, Refusal> {
     if section.size() > SIZE_BYTES_MAX as u64 {
         return Err(Refusal::new("its manifest is too long", "rebuild the plugin"));
     }
-    let bytes = section.data().map_err(|_| Refusal::new("the file is truncated", "copy it again"))?;
+    let bytes = section.data().map_err(|_| Refusal::new("the file is truncated", COPY_AGAIN))?;
     Manifest::parse(bytes).map_err(|error| Refusal::new(error.to_string(), "rebuild the plugin"))
 }
 
-fn check_system<'a>(
-    object: &object::File<'a, &'a ReadCache<std::io::BufReader<std::fs::File>>>,
-) -> Result<(), Refusal> {
+/// Why `data` is no library that can be read.
+fn no_library<'data>(data: impl ReadRef<'data>, length: u64) -> Refusal {
+    let start = data.read_bytes_at(0, length.min(SCRIPT_BYTES)).unwrap_or_default();
+    let is_a_librarys = |magic: &&[u8]| start.starts_with(magic);
+    if [b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe", b"MZ\x90\0"]
+        .map(|magic| &magic[..])
+        .iter()
+        .any(is_a_librarys)
+    {
+        return Refusal::new("the file is truncated or damaged", COPY_AGAIN);
+    }
+    // As `libc.so` of many systems: the linker reads it, the loader does not.
+    let text = String::from_utf8_lossy(start);
+    if ["INPUT", "GROUP"].iter().any(|word| text.contains(&format!("{word}(")) || text.contains(&format!("{word} ("))) {
+        return Refusal::new("it is a linker script, not a shared library", NO_PLUGIN);
+    }
+    Refusal::new("it is not a shared library", NO_PLUGIN)
+}
+
+/// The shared libraries that the one at `path` needs, as its file names them; empty where that cannot be read.
+pub fn needed_libraries(path: &Path) -> Vec<String> {
+    let read = || -> Option<Vec<String>> {
+        let (file, _) = open_regular(path).ok()?;
+        let cache = ReadCache::new(std::io::BufReader::new(file));
+        needed_by(&cache)
+    };
+    read().unwrap_or_default()
+}
+
+/// As [`needed_libraries`], of the bytes of a file; none where they cannot be read.
+pub fn needed_by<'data>(data: impl ReadRef<'data>) -> Option<Vec<String>> {
+    use object::read::elf::Dyn;
+    let name = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match object::File::parse(data).ok()? {
+        object::File::Elf64(elf) => {
+            let (endian, sections) = (elf.endian(), elf.elf_section_table());
+            let (entries, strings) = sections.dynamic(endian, data).ok()??;
+            let strings = sections.strings(endian, data, strings).ok()?;
+            let needed = entries.iter().filter(|entry| entry.d_tag(endian) == u64::from(object::elf::DT_NEEDED));
+            let offset = |entry: &_| u32::try_from(Dyn::d_val(entry, endian)).ok();
+            Some(needed.filter_map(offset).filter_map(|offset| strings.get(offset).ok()).map(name).collect())
+        }
+        object::File::MachO64(macho) => {
+            let mut commands = macho.macho_load_commands().ok()?;
+            let mut needed = Vec::new();
+            while let Some(command) = commands.next().ok()? {
+                if let Some(dylib) = command.dylib().ok()? {
+                    needed.push(name(command.string(macho.endian(), dylib.dylib.name).ok()?));
+                }
+            }
+            Some(needed)
+        }
+        object::File::Pe64(pe) => {
+            let table = pe.import_table().ok()??;
+            let mut descriptors = table.descriptors().ok()?;
+            let mut needed = Vec::new();
+            while let Some(descriptor) = descriptors.next().ok()? {
+                needed.push(name(table.name(descriptor.name.get(object::LittleEndian)).ok()?));
+            }
+            Some(needed)
+        }
+        _ => None,
+    }
+}
+
+fn check_system<'data, R: ReadRef<'data>>(object: &object::File<'data, R>) -> Result<(), Refusal> {
     use object::{Architecture, BinaryFormat, ObjectKind};
     let format = if cfg!(target_vendor = "apple") {
         BinaryFormat::MachO
@@ -172,14 +269,22 @@ mod tests {
     fn what_is_no_library_is_said_to_be_none() {
         assert_eq!(reason(b""), "the file is empty");
         assert_eq!(reason(b"hello"), "it is not a shared library");
-        assert_eq!(reason(b"/* GNU ld script */ INPUT(-lc)"), "it is not a shared library");
-        assert_eq!(reason(b"\x7fELF\x02\x01\x01\0garbage"), "it is not a shared library");
+        assert_eq!(reason(b"/* GNU ld script */ INPUT(-lc)"), "it is a linker script, not a shared library");
+        assert_eq!(reason(b"\x7fELF\x02\x01\x01\0garbage"), "the file is truncated or damaged");
     }
 
     #[test]
     fn a_program_is_no_plugin() {
         let refusal = preflight(&std::env::current_exe().unwrap()).unwrap_err();
         assert!(refusal.reason.starts_with("it is no"), "{}", refusal.reason);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_libraries_that_a_file_needs_are_read_from_it() {
+        let needed = needed_libraries(&std::env::current_exe().unwrap());
+        assert!(needed.iter().any(|name| name.starts_with("libc.")), "{needed:?}");
+        assert!(needed_libraries(Path::new("/none")).is_empty());
     }
 
     #[test]

@@ -9,22 +9,70 @@ use std::cmp::Reverse;
 /// Sorts best first: the preferred backend, then by device class, the plugin's own score, version and name; what
 /// cannot run comes after, in the order of how far it came.
 pub fn sort(candidates: &mut [Candidate], preferred: Option<&str>) {
-    candidates.sort_by_cached_key(|candidate| {
-        let preferred = candidate.status == Status::Available && preferred == Some(candidate.name().as_str());
-        let score = candidate.report.as_ref().map_or(0, |report| report.capabilities.score);
-        let features = candidate.manifest.as_ref().map_or(0, |m| m.cpu_features.len());
-        let version = candidate.manifest.as_ref().map(|m| m.version.clone());
-        (
-            status_order(candidate.status),
-            !preferred,
-            class_order(class(candidate)),
-            Reverse(score),
-            // Of one backend built for several CPU levels, the one for the newest.
-            Reverse(features),
-            Reverse(version),
-            candidate.name(),
-        )
-    });
+    candidates.sort_by_cached_key(|candidate| Place::of(candidate, preferred));
+}
+
+/// What decides where a candidate stands: the first part that differs.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    status: u8,
+    preferred: Reverse<bool>,
+    class: u8,
+    score: Reverse<i32>,
+    /// Of one backend built for several CPU levels, the one for the newest.
+    features: Reverse<usize>,
+    version: Reverse<Option<semver::Version>>,
+    name: String,
+}
+
+impl Place {
+    fn of(candidate: &Candidate, preferred: Option<&str>) -> Self {
+        let name = candidate.name();
+        let manifest = candidate.manifest.as_ref();
+        Self {
+            status: status_order(candidate.status),
+            preferred: Reverse(candidate.status == Status::Available && preferred == Some(name.as_str())),
+            class: class_order(class(candidate)),
+            score: Reverse(candidate.report.as_ref().map_or(0, |report| report.capabilities.score)),
+            features: Reverse(manifest.map_or(0, |manifest| manifest.cpu_features.len())),
+            version: Reverse(manifest.map(|manifest| manifest.version.clone())),
+            name,
+        }
+    }
+}
+
+/// Why the candidate at `index` of the sorted ones stands before the next; empty where it cannot run, or none comes after
+/// that can.
+pub fn why(candidates: &[Candidate], index: usize, preferred: Option<&str>) -> String {
+    let runs = |candidate: &&Candidate| candidate.status == Status::Available;
+    let this = candidates.get(index).filter(runs);
+    let (Some(this), Some(next)) = (this, candidates.get(index + 1).filter(runs)) else { return String::new() };
+    let (a, b) = (Place::of(this, preferred), Place::of(next, preferred));
+    let because = if a.preferred != b.preferred {
+        "it is the preferred one".into()
+    } else if a.class != b.class {
+        format!("{} rather than {}", class_name(class(this)), class_name(class(next)))
+    } else if a.score != b.score {
+        format!("its own score is {}, not {}", a.score.0, b.score.0)
+    } else if a.features != b.features {
+        "it is built for a newer CPU".into()
+    } else if a.version != b.version {
+        "it is the newer version".into()
+    } else {
+        "by name, all else being equal".into()
+    };
+    format!("before `{}`: {because}", next.name())
+}
+
+fn class_name(class: DeviceClass) -> &'static str {
+    match class {
+        DeviceClass::DiscreteGpu => "a discrete GPU",
+        DeviceClass::IntegratedGpu => "an integrated GPU",
+        DeviceClass::Npu => "an NPU",
+        DeviceClass::Cpu => "the CPU",
+        DeviceClass::Software => "a device in software",
+        _ => "another device",
+    }
 }
 
 fn status_order(status: Status) -> u8 {
@@ -171,7 +219,6 @@ mod tests {
             None => Availability::Unavailable { reason: "no driver".into(), remedy: "install one".into() },
         };
         Candidate {
-            path: format!("/p/lib{name}.so").into(),
             manifest: Some(Manifest {
                 name: name.into(),
                 version: Version::new(1, 0, 0),
@@ -191,6 +238,7 @@ mod tests {
                 recipes: vec![],
                 elapsed_ms: 0.0,
             }),
+            ..Candidate::new(format!("/p/lib{name}.so").into())
         }
     }
 
@@ -213,6 +261,23 @@ mod tests {
         assert_eq!(order(all(), None), ["gpu", "npu", "cpu", "soft", "cuda"]);
         assert_eq!(order(all(), Some("cpu"))[0], "cpu");
         assert_eq!(order(all(), Some("cuda"))[0], "gpu", "a preference does not make it able");
+    }
+
+    #[test]
+    fn every_place_has_its_reason() {
+        let mut all = vec![
+            candidate("cpu", Some(DeviceClass::Cpu)),
+            candidate("gpu", Some(DeviceClass::DiscreteGpu)),
+            candidate("a-cpu", Some(DeviceClass::Cpu)),
+            candidate("cuda", None),
+        ];
+        all[2].report.as_mut().unwrap().capabilities.score = 3;
+        sort(&mut all, None);
+        assert_eq!(why(&all, 0, None), "before `a-cpu`: a discrete GPU rather than the CPU");
+        assert_eq!(why(&all, 1, None), "before `cpu`: its own score is 3, not 0");
+        assert_eq!((why(&all, 2, None), why(&all, 3, None)), (String::new(), String::new()));
+        sort(&mut all, Some("cpu"));
+        assert_eq!(why(&all, 0, Some("cpu")), "before `gpu`: it is the preferred one");
     }
 
     #[test]

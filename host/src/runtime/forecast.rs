@@ -146,7 +146,7 @@ fn by_backend(
         let mut request = LoadRequest::new(&description.path);
         request.context_length = Some(*length);
         request.threads = config.threads;
-        let usage = remote_model::forecast(&candidate.path, &request, config)?;
+        let usage = remote_model::forecast(candidate.file()?, &request, config)?;
         Ok(Need::forecast(*length, &usage, place.available_bytes))
     };
     lengths.iter().map(need).collect()

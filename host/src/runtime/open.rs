@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::models::source::Source;
 use crate::models::{format, store};
 use crate::pipeline::{self, Artifact, QuantizeOptions};
-use crate::plugins::{Candidate, load, rank};
+use crate::plugins::{Candidate, arithmetic, load, rank};
 use crate::worker::remote_model::RemoteModel;
 use pajamas_plugin_api::{CancelToken, Capabilities, ErrorKind, LoadRequest, Options, ProgressUpdate, options};
 use std::path::{Path, PathBuf};
@@ -149,7 +149,7 @@ pub fn load_options(candidate: &Candidate, set: &[(String, String)]) -> Result<O
         .collect::<pajamas_plugin_api::Result<_>>()
         .map_err(|error| Error::Usage {
             message: error.message,
-            hint: error.hint.unwrap_or_else(|| format!("`pajamas plugins show {name}` lists its options")),
+            hint: error.hint.unwrap_or_else(|| format!("`pajamas plugins info {name}` lists its options")),
         })
 }
 
@@ -162,7 +162,8 @@ pub fn request(path: &Path, set: Options, options: &OpenOptions, config: &Config
     request
 }
 
-/// Loads the model that `request` names on `candidate`, in this process or in a worker.
+/// Loads the model that `request` names on `candidate`, in this process or in a worker, once it is sure that the backend
+/// computes rightly here.
 ///
 /// # Errors
 /// The plugin's.
@@ -176,13 +177,17 @@ pub fn load(
     cancel: &CancelToken,
 ) -> Result<OpenModel> {
     let capabilities = candidate.report.as_ref().map(|report| report.capabilities.clone());
+    observer.progress(&ProgressUpdate { stage: "loading".into(), fraction: 0.0, detail: String::new() });
+    // Another backend may do better.
+    arithmetic::ensure(candidate, config)
+        .map_err(|failure| pajamas_plugin_api::Error::unsupported(failure.reason).with_hint(failure.remedy))?;
     let progress = |update: &ProgressUpdate| observer.progress(update);
     let started;
     let engine = if isolate {
         started = Instant::now();
-        Engine::Isolated(RemoteModel::load(&candidate.path, request, config, &progress, cancel)?)
+        Engine::Isolated(RemoteModel::load(candidate.file()?, request, config, &progress, cancel)?)
     } else {
-        let plugin = load::load(&candidate.path, config)?;
+        let plugin = load::load(candidate.file()?, config)?;
         started = Instant::now();
         Engine::InProcess(plugin.load_model(request, &progress, cancel)?)
     };

@@ -4,6 +4,8 @@ use super::protocol::{self, PROTOCOL_VERSION, Reply, Request};
 use crate::config::Config;
 use crate::env_vars::{self, PAJAMAS_WORKER};
 use crate::error::{Error, Result};
+use crate::plugins::file::PluginFile;
+use crate::plugins::trust;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -17,6 +19,9 @@ const STDERR_BYTES_MAX: usize = 16 * 1024;
 
 /// Replies that wait to be taken.
 const REPLIES_MAX: usize = 16;
+
+/// How long the rest of an ended worker's stderr is waited for.
+const STDERR_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long a worker may take to say hello.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,6 +42,9 @@ impl Worker {
     /// When there is no worker executable, or it is not this host's.
     pub fn start(config: &Config) -> Result<Self> {
         let executable = find_executable()?;
+        if crate::users::is_privileged() {
+            trusted(&executable)?;
+        }
         let mut command = Command::new(&executable);
         // An aborting ggml would start a debugger to print its stack.
         command.env("GGML_NO_BACKTRACE", "1").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -135,6 +143,12 @@ impl Worker {
         self.kill();
     }
 
+    /// Ends the process and gives the end of what it wrote to stderr.
+    pub fn finish(mut self) -> String {
+        self.kill();
+        self.stderr_tail()
+    }
+
     /// The error for a reply that does not belong here.
     pub fn confused(&mut self, reply: &Reply) -> Error {
         let name = format!("{reply:?}");
@@ -164,15 +178,20 @@ impl Worker {
 
     fn failed(&mut self, what: String) -> Error {
         self.kill();
-        // The reader ends with the pipe, unless a process that left the group holds it: what came until then will do.
-        let deadline = Instant::now() + Duration::from_millis(500);
-        while self.stderr_reader.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        let stderr = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
-        let stderr = String::from_utf8_lossy(&stderr).into_owned();
+        let stderr = self.stderr_tail();
         tracing::info!(target: "worker", "the worker process {what}; its stderr: {stderr}");
         Error::Worker { what, stderr }
+    }
+
+    /// The end of what it wrote to stderr, now that it has ended.
+    fn stderr_tail(&self) -> String {
+        // The reader ends with the pipe, unless a process that left the group holds it: what came until then will do.
+        let deadline = Instant::now() + STDERR_TIMEOUT;
+        while self.stderr_reader.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let stderr = self.stderr.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&stderr).into_owned()
     }
 
     /// Whether the process has ended; it is not reaped by asking, so its id stays its own.
@@ -231,6 +250,15 @@ impl Drop for Worker {
     }
 }
 
+/// Whether what is about to be run with more rights than its user has can have been put there by others.
+fn trusted(executable: &Path) -> Result<()> {
+    let file = PluginFile::examine(executable, None).map_err(Error::io("opening", executable))?;
+    trust::check(&file).map_err(|refusal| Error::Refused {
+        message: format!("`{}` may not be run: {}", executable.display(), refusal.reason),
+        hint: refusal.remedy,
+    })
+}
+
 fn log(level: u8, target: &str, message: &str) {
     use pajamas_plugin_api::LogLevel as L;
     match L::from_number(level) {
@@ -250,6 +278,9 @@ fn describe(status: ExitStatus) -> String {
             libc::SIGABRT => "abort",
             libc::SIGILL => "illegal instruction",
             libc::SIGBUS => "bus error",
+            libc::SIGFPE => "arithmetic error",
+            libc::SIGTRAP => "trap",
+            libc::SIGSYS => "forbidden system call",
             libc::SIGKILL => "killed",
             _ => "signal",
         };

@@ -1,7 +1,9 @@
 //! What host and worker say to each other: MessagePack messages in frames of a length (4 bytes, little-endian) and
 //! that many bytes. The worker's stdin carries [`Request`]s, a private copy of its stdout carries [`Reply`]s.
 
+use crate::plugins::file::PluginFile;
 use pajamas_plugin_api::abi::wire;
+use pajamas_plugin_api::conformance::{Outcome, Subject};
 use pajamas_plugin_api::{
     Availability, Capabilities, Error, Event, GenerateRequest, GenerateStats, LoadRequest, MemoryUsage, ModelInfo,
     ProgressUpdate, QuantizeJob, QuantizeReport, Recipe,
@@ -12,12 +14,12 @@ use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
 /// Both ends must be of the same version: they are installed together.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Bytes that a message may have at the most.
 pub const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// What the host asks: `Hello`, then one of `Probe`, `Quantize`, `Forecast` and `Load`. After `Load`, any number of the
+/// What the host asks: `Hello`, then one of `Probe`, `Quantize`, `Forecast`, `Check` and `Load`. After `Load`, any number of the
 /// calls of a model follow, one at a time; after the others only `Cancel`. The end of the stream means: clean up and go.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -33,27 +35,36 @@ pub enum Request {
     },
     /// Load the plugin and ask it.
     Probe {
-        /// The plugin's file.
-        plugin: PathBuf,
+        /// The plugin's files, as they were when they were judged.
+        plugin: PluginFile,
     },
     /// Load the plugin and let it quantize.
     Quantize {
-        /// The plugin's file.
-        plugin: PathBuf,
+        /// The plugin's files, as they were when they were judged.
+        plugin: PluginFile,
         /// What to do. When it ends badly, the worker removes `job.output` and `job.scratch_dir`.
         job: QuantizeJob,
     },
     /// Load the plugin and ask how much memory a model would take.
     Forecast {
-        /// The plugin's file.
-        plugin: PathBuf,
+        /// The plugin's files, as they were when they were judged.
+        plugin: PluginFile,
         /// The model and how it would be loaded.
         request: LoadRequest,
     },
+    /// Check the plugin against one rule of the conformance kit.
+    Check {
+        /// The plugin's files, as they were when they were judged.
+        plugin: PluginFile,
+        /// The rule's number.
+        rule: u16,
+        /// What is checked, and with what.
+        subject: Box<Subject>,
+    },
     /// Load the plugin and, with it, a model; then serve the calls below.
     Load {
-        /// The plugin's file.
-        plugin: PathBuf,
+        /// The plugin's files, as they were when they were judged.
+        plugin: PluginFile,
         /// The model and how to load it.
         request: LoadRequest,
     },
@@ -136,6 +147,8 @@ pub enum Reply {
         /// The most memory that the worker has held so far, in bytes; 0 if unknown.
         peak_bytes: u64,
     },
+    /// To `Check`.
+    Checked(Outcome),
     /// To any request.
     Failed(Error),
 }
@@ -194,10 +207,10 @@ mod tests {
     fn messages_pass_and_the_end_is_none() {
         let mut bytes = Vec::new();
         write(&mut bytes, &Request::Cancel).unwrap();
-        write(&mut bytes, &Request::Probe { plugin: "/x".into() }).unwrap();
+        write(&mut bytes, &Request::MemoryUsage).unwrap();
         let mut from = bytes.as_slice();
         assert!(matches!(read(&mut from).unwrap(), Some(Request::Cancel)));
-        assert!(matches!(read(&mut from).unwrap(), Some(Request::Probe { .. })));
+        assert!(matches!(read(&mut from).unwrap(), Some(Request::MemoryUsage)));
         assert!(read::<Request>(&mut from).unwrap().is_none());
     }
 

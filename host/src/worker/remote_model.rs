@@ -4,11 +4,11 @@ use super::client::Worker;
 use super::protocol::{Reply, Request};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::plugins::file::PluginFile;
 use pajamas_plugin_api::{
     CancelToken, Event, GenerateRequest, GenerateStats, LoadRequest, MemoryUsage, ModelInfo, ProgressUpdate,
 };
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,14 +30,14 @@ impl RemoteModel {
     /// # Errors
     /// The plugin's, and those of a worker that crashed.
     pub fn load(
-        plugin: &Path,
+        plugin: &PluginFile,
         request: &LoadRequest,
         config: &Config,
         progress: &dyn Fn(&ProgressUpdate),
         cancel: &CancelToken,
     ) -> Result<Self> {
         let mut worker = Worker::start(config)?;
-        let load = Request::Load { plugin: plugin.to_owned(), request: request.clone() };
+        let load = Request::Load { plugin: plugin.clone(), request: request.clone() };
         let on_reply = &mut |reply| match reply {
             Reply::Progress(update) => {
                 progress(&update);
@@ -160,9 +160,9 @@ impl RemoteModel {
 ///
 /// # Errors
 /// The plugin's (`Unsupported` for one that does not forecast), and those of a worker that crashed.
-pub fn forecast(plugin: &Path, request: &LoadRequest, config: &Config) -> Result<MemoryUsage> {
+pub fn forecast(plugin: &PluginFile, request: &LoadRequest, config: &Config) -> Result<MemoryUsage> {
     let mut worker = Worker::start(config)?;
-    let request = Request::Forecast { plugin: plugin.to_owned(), request: request.clone() };
+    let request = Request::Forecast { plugin: plugin.clone(), request: request.clone() };
     // Nobody wants to wait longer for it than for a probe.
     let deadline = Instant::now() + Duration::from_secs(config.probe_timeout_s);
     let late = CancelToken::new(move || Instant::now() >= deadline);

@@ -2,11 +2,12 @@
 
 use super::protocol::{self, PROTOCOL_VERSION, ProbeReport, Reply, Request};
 use super::serving;
-use pajamas_plugin_api::abi::client::Plugin;
+use crate::plugins::file::PluginFile;
+use crate::plugins::load::open;
+use pajamas_plugin_api::conformance::{self, Outcome};
 use pajamas_plugin_api::{CancelToken, Error, HostServices, LoadRequest, ProgressUpdate, QuantizeJob, Result};
 use std::fs::File;
 use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -86,32 +87,39 @@ pub fn serve() -> io::Result<()> {
             watch(|| ());
             forecast(&plugin, &request, services)
         }
+        Request::Check { plugin, rule, subject } => {
+            watch(|| ());
+            // The kit opens the plugin by itself, as a part of what it checks.
+            if plugin.is_unchanged() {
+                let unknown = || Outcome::Failed { reason: format!("this worker knows no rule {rule}") };
+                Ok(Reply::Checked(conformance::run(rule, &subject).unwrap_or_else(unknown)))
+            } else {
+                Err(Error::other(format!("`{}` has changed meanwhile", plugin.path.display())))
+            }
+        }
         _ => return Err(io::Error::other("unexpected request")),
     };
     out.send(&reply.unwrap_or_else(Reply::Failed));
     Ok(())
 }
 
-fn probe(path: &Path, services: HostServices) -> Result<ProbeReport> {
-    // SAFETY: the host has decided to trust the file, and this process is there to bear what its code does.
-    let plugin = unsafe { Plugin::open(path, services) }?;
+fn probe(file: &PluginFile, services: HostServices) -> Result<ProbeReport> {
+    let plugin = open(file, services)?;
     let started = Instant::now();
     let availability = plugin.is_available()?;
     let elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
     Ok(ProbeReport { availability, capabilities: plugin.capabilities()?, recipes: plugin.recipes()?, elapsed_ms })
 }
 
-fn forecast(path: &Path, request: &LoadRequest, services: HostServices) -> Result<Reply> {
-    // SAFETY: as in `probe`.
-    let plugin = unsafe { Plugin::open(path, services) }?;
+fn forecast(file: &PluginFile, request: &LoadRequest, services: HostServices) -> Result<Reply> {
+    let plugin = open(file, services)?;
     Ok(Reply::Memory { usage: plugin.forecast_memory(request)?, peak_bytes: 0 })
 }
 
-fn quantize(path: &Path, job: &QuantizeJob, services: HostServices, out: &Out) -> Result<Reply> {
+fn quantize(file: &PluginFile, job: &QuantizeJob, services: HostServices, out: &Out) -> Result<Reply> {
     let cancelled = Arc::new(AtomicBool::new(false));
     clean_up_when_told(&cancelled, job.clone());
-    // SAFETY: as in `probe`.
-    let plugin = unsafe { Plugin::open(path, services) }?;
+    let plugin = open(file, services)?;
     let progress = Thinned::new(out);
     let result = plugin.quantize(job, &|update| progress.send(update), &CancelToken::from_flag(Arc::clone(&cancelled)));
     // The host may be gone: whoever is left cleans up.

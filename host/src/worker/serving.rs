@@ -2,22 +2,22 @@
 
 use super::protocol::{self, Reply, Request};
 use super::server::{Out, Thinned, exit_now};
-use pajamas_plugin_api::abi::client::{LoadedModel, Plugin};
+use crate::plugins::file::PluginFile;
+use crate::plugins::load::open;
+use pajamas_plugin_api::abi::client::LoadedModel;
 use pajamas_plugin_api::{CancelToken, Error, HostServices, LoadRequest, Result};
 use std::io;
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 
 /// Loads the model and serves it. Ends when the host closes its end.
-pub(super) fn serve(plugin: &Path, request: &LoadRequest, services: HostServices, out: &Out) -> Result<()> {
+pub(super) fn serve(plugin: &PluginFile, request: &LoadRequest, services: HostServices, out: &Out) -> Result<()> {
     let cancelled = Arc::new(AtomicBool::new(false));
     let requests = listen(Arc::clone(&cancelled));
     let cancel = CancelToken::from_flag(Arc::clone(&cancelled));
-    // SAFETY: the host has decided to trust the file, and this process is there to bear what its code does.
-    let plugin = unsafe { Plugin::open(plugin, services) }?;
+    let plugin = open(plugin, services)?;
     let progress = Thinned::new(out);
     let model = plugin.load_model(request, &|update| progress.send(update), &cancel)?;
     out.send(&Reply::Loaded(Box::new(model.info().clone())));

@@ -1,8 +1,9 @@
 //! The host's side of the boundary: a plugin's table as plain Rust.
 
-use super::guard::message;
+mod loan;
+
 use super::wire::{decode, encode, read_error, read_reply};
-use super::{Callback, CancelCallback, HostTable, HostTableRef, ModelHandle, PluginRootRef, ROOT_SYMBOL, RowCallback};
+use super::{Callback, CancelCallback, HostTable, HostTableRef, ModelHandle, PluginRootRef, ROOT_SYMBOL};
 use crate::{
     Availability, CancelToken, Capabilities, Error, Event, GenerateRequest, GenerateResult, GenerateStats,
     HostServices, LoadRequest, LogLevel, MemoryUsage, ModelInfo, ProgressUpdate, Prompt, QuantizeJob, QuantizeReport,
@@ -14,12 +15,9 @@ use abi_stable::library::{AbiHeaderRef, IsLayoutChecked, LibHeader, LibraryError
 use abi_stable::prefix_type::PrefixTypeTrait;
 use abi_stable::std_types::{RResult, RSlice, RStr};
 use abi_stable::type_layout::TypeLayout;
-use std::any::Any;
-use std::cell::RefCell;
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Mutex;
 
 /// A loaded plugin. Its library stays loaded until the process ends: its threads may outlive every handle.
 #[derive(Clone, Copy)]
@@ -98,9 +96,9 @@ impl Plugin {
         cancel: &CancelToken,
     ) -> Result<LoadedModel> {
         let request = encode(request);
-        let handle = with_progress(progress, |progress| {
-            (self.root.load_model())(RSlice::from(request.as_slice()), progress, cancel_callback(cancel))
-        });
+        let handle = with_progress(progress, cancel, |progress, cancel| {
+            (self.root.load_model())(RSlice::from(request.as_slice()), progress, cancel)
+        })?;
         let handle = match handle {
             RResult::ROk(handle) => handle,
             RResult::RErr(error) => return Err(read_error(&error)),
@@ -132,9 +130,9 @@ impl Plugin {
         cancel: &CancelToken,
     ) -> Result<QuantizeReport> {
         let job = encode(job);
-        let reply = with_progress(progress, |progress| {
-            (self.root.quantize())(RSlice::from(job.as_slice()), progress, cancel_callback(cancel))
-        });
+        let reply = with_progress(progress, cancel, |progress, cancel| {
+            (self.root.quantize())(RSlice::from(job.as_slice()), progress, cancel)
+        })?;
         read_reply(reply, "the quantizer's report")
     }
 }
@@ -173,9 +171,11 @@ impl LoadedModel {
             // An event of a newer API than this host's: nothing here could use it.
             Err(_) => ControlFlow::Continue(()),
         };
-        let reply = with_callback(&mut on_bytes, |events| {
-            (self.root.model_generate())(self.handle, RSlice::from(encoded.as_slice()), events, cancel_callback(cancel))
-        });
+        let reply = loan::cancellation(cancel, |cancel| {
+            loan::bytes(&mut on_bytes, |events| {
+                (self.root.model_generate())(self.handle, RSlice::from(encoded.as_slice()), events, cancel)
+            })
+        })?;
         read_reply(reply, "the generation's statistics")
     }
 
@@ -251,11 +251,11 @@ impl LoadedModel {
         rows: &mut dyn FnMut(usize, &[f32]) -> ControlFlow<()>,
         cancel: &CancelToken,
     ) -> Result<()> {
-        let state = RefCell::new((rows, None));
-        let callback = RowCallback { data: (&raw const state).cast(), call: on_row };
-        let reply =
-            (self.root.model_logits())(self.handle, RSlice::from(tokens), first_row, callback, cancel_callback(cancel));
-        resume(state.into_inner().1);
+        let reply = loan::cancellation(cancel, |cancel| {
+            loan::rows(rows, |rows| {
+                (self.root.model_logits())(self.handle, RSlice::from(tokens), first_row, rows, cancel)
+            })
+        })?;
         read_reply(reply, "the logits")
     }
 
@@ -335,80 +335,19 @@ fn host_table(services: HostServices) -> HostTableRef {
     .leak_into_prefix()
 }
 
-fn cancel_callback(cancel: &CancelToken) -> CancelCallback {
-    extern "C" fn is_cancelled(data: *const ()) -> bool {
-        // SAFETY: `data` is the token below, which outlives the call; tokens are `Sync`.
-        let token = unsafe { &*data.cast::<CancelToken>() };
-        // A token that panics wants out.
-        catch_unwind(AssertUnwindSafe(|| token.is_cancelled())).unwrap_or(true)
-    }
-    CancelCallback { data: std::ptr::from_ref(cancel).cast(), call: is_cancelled }
-}
-
-type Panicked = Option<Box<dyn Any + Send>>;
-
-/// Goes on with a panic of the host's own callback, now that the plugin's frames are gone.
-fn resume(panicked: Panicked) {
-    if let Some(payload) = panicked {
-        tracing::error!("a callback panicked inside a plugin's call: {}", message(payload.as_ref()));
-        resume_unwind(payload);
-    }
-}
-
-type OnBytes<'a> = &'a mut dyn FnMut(&[u8]) -> ControlFlow<()>;
-
-/// Runs `work` with a callback to `on_bytes`. Plugins call it from one thread at a time; the lock makes sure.
-fn with_callback<T>(on_bytes: OnBytes<'_>, work: impl FnOnce(Callback) -> T) -> T {
-    type State<'a> = Mutex<(OnBytes<'a>, Panicked)>;
-    extern "C" fn on_call(data: *const (), bytes: RSlice<'_, u8>) -> bool {
-        // SAFETY: `data` is the state below, which outlives the call.
-        let state = unsafe { &*data.cast::<State<'_>>() };
-        let Ok(mut state) = state.lock() else { return false };
-        let (on_bytes, panicked) = &mut *state;
-        if panicked.is_some() {
-            return false;
-        }
-        match catch_unwind(AssertUnwindSafe(|| on_bytes(&bytes))) {
-            Ok(flow) => flow.is_continue(),
-            Err(payload) => {
-                *panicked = Some(payload);
-                false
-            }
-        }
-    }
-    let state: State<'_> = Mutex::new((on_bytes, None));
-    let result = work(Callback { data: (&raw const state).cast(), call: on_call });
-    resume(state.into_inner().map(|state| state.1).unwrap_or_default());
-    result
-}
-
-fn with_progress<T>(progress: &(dyn Fn(&ProgressUpdate) + Sync), work: impl FnOnce(Callback) -> T) -> T {
+/// Runs `work` with a callback to `progress`, and one to `cancel`.
+fn with_progress<T>(
+    progress: &(dyn Fn(&ProgressUpdate) + Sync),
+    cancel: &CancelToken,
+    work: impl FnOnce(Callback, CancelCallback) -> T,
+) -> Result<T> {
     let mut on_bytes = |bytes: &[u8]| {
         if let Ok(update) = decode(bytes, "progress") {
             progress(&update);
         }
         ControlFlow::Continue(())
     };
-    with_callback(&mut on_bytes, work)
-}
-
-type OnRow<'a> = &'a mut dyn FnMut(usize, &[f32]) -> ControlFlow<()>;
-
-extern "C" fn on_row(data: *const (), position: usize, logits: RSlice<'_, f32>) -> bool {
-    // SAFETY: `data` is the state of `LoadedModel::logits`, which outlives the call; rows come from one thread.
-    let state = unsafe { &*data.cast::<RefCell<(OnRow<'_>, Panicked)>>() };
-    let Ok(mut state) = state.try_borrow_mut() else { return false };
-    let (rows, panicked) = &mut *state;
-    if panicked.is_some() {
-        return false;
-    }
-    match catch_unwind(AssertUnwindSafe(|| rows(position, &logits))) {
-        Ok(flow) => flow.is_continue(),
-        Err(payload) => {
-            *panicked = Some(payload);
-            false
-        }
-    }
+    loan::cancellation(cancel, |cancel| loan::bytes_anywhere(&mut on_bytes, |progress| work(progress, cancel)))
 }
 
 #[cfg(test)]

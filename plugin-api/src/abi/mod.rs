@@ -31,7 +31,8 @@ pub struct ModelHandle(pub *const ());
 pub struct Callback {
     /// First argument of every call.
     pub data: *const (),
-    /// Callable from any thread.
+    /// Progress: callable from any thread. Events: from the thread of the call that they belong to. When that call has
+    /// returned, or on another thread, nothing happens and the answer is false.
     pub call: extern "C" fn(*const (), RSlice<'_, u8>) -> bool,
 }
 
@@ -41,7 +42,8 @@ pub struct Callback {
 pub struct RowCallback {
     /// First argument of every call.
     pub data: *const (),
-    /// Called from one thread at a time with the row's position and its values.
+    /// Called with the row's position and its values, from the thread of the call that they belong to. Else the answer is
+    /// false.
     pub call: extern "C" fn(*const (), usize, RSlice<'_, f32>) -> bool,
 }
 
@@ -51,7 +53,7 @@ pub struct RowCallback {
 pub struct CancelCallback {
     /// First argument of every call.
     pub data: *const (),
-    /// Callable from any thread.
+    /// Callable from any thread. When the call has returned, the answer is true.
     pub call: extern "C" fn(*const ()) -> bool,
 }
 

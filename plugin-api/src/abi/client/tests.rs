@@ -1,6 +1,6 @@
 //! The host's side against tables of this version, of older ones, and of what is no plugin's at all.
 
-use super::super::{ModelHandle, PluginRootRef, Reply, guest};
+use super::super::{ModelHandle, PluginRootRef, Reply, RowCallback, guest};
 use super::*;
 use crate::{Backend, ErrorKind, Model, OptionKind, OptionSpec, OptionValue, Progress};
 use abi_stable::std_types::RVec;
@@ -115,4 +115,146 @@ fn an_older_plugin_has_no_forecast() {
     let root = unsafe { std::mem::transmute::<old::PluginRootRef, PluginRootRef>(old.leak_into_prefix()) };
     let error = Plugin { root }.forecast_memory(&request(1)).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unsupported);
+}
+
+/// A plugin that calls what it was lent whenever and wherever it likes, as one in another language could.
+mod rude {
+    use super::*;
+    use crate::abi::wire;
+    use std::sync::Mutex;
+
+    /// What the last call lent.
+    pub(super) static KEPT: Mutex<Option<Kept>> = Mutex::new(None);
+
+    #[derive(Clone, Copy)]
+    pub(super) struct Kept {
+        pub(super) events: Callback,
+        pub(super) cancel: CancelCallback,
+    }
+
+    // SAFETY: this is the test of the host's answer to just that.
+    unsafe impl Send for Kept {}
+    // SAFETY: as above.
+    unsafe impl Sync for Kept {}
+
+    impl Kept {
+        /// Hands over a text and gives the host's answer.
+        pub(super) fn emit(&self, text: &str) -> bool {
+            let event = encode(&Event::Text(text.into()));
+            (self.events.call)(self.events.data, RSlice::from(event.as_slice()))
+        }
+
+        pub(super) fn is_cancelled(&self) -> bool {
+            (self.cancel.call)(self.cancel.data)
+        }
+    }
+
+    extern "C" fn generate(_: ModelHandle, prompt: RSlice<'_, u8>, events: Callback, cancel: CancelCallback) -> Reply {
+        let request: GenerateRequest = wire::decode(&prompt, "the request").unwrap();
+        let kept = Kept { events, cancel };
+        *KEPT.lock().unwrap() = Some(kept);
+        let went_on = kept.emit("here ");
+        if request.prompt == Prompt::text("elsewhere") {
+            let elsewhere = std::thread::spawn(move || (kept.emit("elsewhere"), kept.is_cancelled())).join().unwrap();
+            assert_eq!(elsewhere, (false, false), "a token has its own thread; cancellation may be asked for on any");
+        }
+        assert_eq!(kept.emit("again"), went_on);
+        wire::reply(Ok(GenerateStats {
+            prompt_tokens: 1,
+            cached_tokens: 0,
+            generated_tokens: 2,
+            time_to_first_token_ms: 0.0,
+            tokens_per_second: 0.0,
+            prompt_tokens_per_second: 0.0,
+            total_ms: 0.0,
+            finish_reason: crate::FinishReason::Stop,
+            metadata: std::collections::BTreeMap::new(),
+        }))
+    }
+
+    extern "C" fn logits(
+        _: ModelHandle,
+        _: RSlice<'_, u32>,
+        first_row: usize,
+        rows: RowCallback,
+        _: CancelCallback,
+    ) -> Reply {
+        assert!((rows.call)(rows.data, first_row, RSlice::from(&[1.0_f32, 2.0][..])));
+        let data = rows.data.addr();
+        let elsewhere = std::thread::spawn(move || {
+            (rows.call)(std::ptr::without_provenance(data), 9, RSlice::from(&[3.0_f32][..]))
+        });
+        assert!(!elsewhere.join().unwrap());
+        wire::reply(Ok(()))
+    }
+
+    extern "C" fn model_drop(_: ModelHandle) -> Reply {
+        wire::reply(Ok(()))
+    }
+
+    pub(super) fn model() -> LoadedModel {
+        let table = guest::root(init);
+        let root = crate::abi::PluginRoot {
+            init: table.init(),
+            is_available: table.is_available(),
+            capabilities: table.capabilities(),
+            load_model: table.load_model(),
+            recipes: table.recipes(),
+            quantize: table.quantize(),
+            model_info: table.model_info(),
+            model_generate: generate,
+            model_tokenize: table.model_tokenize(),
+            model_detokenize: table.model_detokenize(),
+            model_logits: logits,
+            model_memory_usage: table.model_memory_usage(),
+            model_drop,
+            forecast_memory: table.forecast_memory().unwrap(),
+        };
+        LoadedModel { root: root.leak_into_prefix(), handle: ModelHandle(std::ptr::null()), info: ModelInfo::default() }
+    }
+}
+
+#[test]
+fn what_a_plugin_hands_over_late_or_on_another_thread_goes_nowhere() {
+    let model = rude::model();
+    let told = |prompt: &str, on_event: &mut dyn FnMut(Event) -> ControlFlow<()>| {
+        model.generate_stream(&GenerateRequest::new(Prompt::text(prompt)), &CancelToken::never(), on_event)
+    };
+    let mut text = String::new();
+    let mut on_event = |event: Event| {
+        if let Event::Text(piece) = event {
+            text += &piece;
+        }
+        ControlFlow::Continue(())
+    };
+    told("here", &mut on_event).unwrap();
+    let kept = rude::KEPT.lock().unwrap().unwrap();
+    assert!(!kept.emit("late") && kept.is_cancelled(), "after the call there is nobody to tell");
+    assert!(!std::thread::spawn(move || kept.emit("late")).join().unwrap());
+    let error = told("elsewhere", &mut on_event).unwrap_err();
+    assert!(error.message.contains("on another thread"), "{error}");
+    assert_eq!(text, "here againhere again");
+    let mut rows = Vec::new();
+    let mut on_row = |position: usize, row: &[f32]| {
+        rows.push((position, row.to_vec()));
+        ControlFlow::Continue(())
+    };
+    let error = model.logits(&[1], 4, &mut on_row, &CancelToken::never()).unwrap_err();
+    assert!(error.message.contains("on another thread"), "{error}");
+    assert_eq!(rows, [(4, vec![1.0, 2.0])]);
+}
+
+#[test]
+fn a_panic_of_the_hosts_own_goes_on_in_the_host() {
+    let model = rude::model();
+    let request = GenerateRequest::new(Prompt::text("here"));
+    let mut calls = 0;
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        model.generate_stream(&request, &CancelToken::never(), &mut |_| {
+            calls += 1;
+            panic!("no wool left")
+        })
+    }));
+    assert_eq!(super::super::guard::message(panicked.unwrap_err().as_ref()), "no wool left");
+    assert_eq!(calls, 1, "it is not called again");
 }

@@ -1,13 +1,15 @@
-//! `pajamas plugins show NAME`: everything about one plugin.
+//! `pajamas plugins info NAME`: everything about one plugin.
 
 use crate::cli::output;
 use crate::config::Config;
-use crate::error::Error;
 use crate::plugins::{self, Candidate, Status};
 use pajamas_plugin_api::{ArtifactKind, Availability, Capabilities, Device, OptionKind, OptionSpec, Recipe};
 use serde::Serialize;
 
-/// What `pajamas plugins show` takes.
+/// Lines of a plugin's stderr that are shown.
+const STDERR_LINES: usize = 20;
+
+/// What `pajamas plugins info` takes.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The plugin's name, or its file's.
@@ -18,6 +20,13 @@ pub struct Args {
 struct Report {
     name: String,
     path: String,
+    /// Every file of a bundle.
+    files: Vec<String>,
+    size_bytes: Option<u64>,
+    sha256: Option<String>,
+    owner: Option<String>,
+    /// The shared libraries that it needs.
+    needs: Vec<String>,
     version: Option<String>,
     api_version: Option<String>,
     minimum_host_api: Option<String>,
@@ -28,6 +37,7 @@ struct Report {
     reason: String,
     remedy: String,
     rank: Option<usize>,
+    rank_reason: String,
     /// Other files of the same name.
     others: Vec<String>,
     devices: Vec<Device>,
@@ -39,6 +49,10 @@ struct Report {
     features: Vec<&'static str>,
     score: Option<i32>,
     probe_ms: Option<f64>,
+    /// When it was asked, in seconds since 1970.
+    asked_at: Option<u64>,
+    /// The end of what it wrote to stderr when it was asked.
+    stderr: String,
     options: Vec<OptionRow>,
     recipes: Vec<RecipeRow>,
 }
@@ -65,20 +79,17 @@ struct RecipeRow {
 }
 
 /// Runs the command.
-pub fn execute(args: &Args, common: &crate::cli::Common, config: &Config) -> anyhow::Result<()> {
-    let candidates = plugins::survey(config);
-    let called = |candidate: &Candidate| {
-        candidate.name() == args.name
-            || candidate.path.file_name().is_some_and(|file| file.to_string_lossy() == args.name)
-    };
-    let Some(index) = candidates.iter().position(called) else {
-        let mut installed: Vec<String> = candidates.iter().map(Candidate::name).collect();
-        installed.dedup();
-        return Err(Error::UnknownBackend { name: args.name.clone(), installed }.into());
-    };
-    let others = candidates.iter().skip(index + 1).filter(|candidate| called(candidate));
-    let others = others.map(|candidate| candidate.path.display().to_string()).collect();
-    let report = report(&candidates[index], index, others);
+pub fn execute(
+    args: &Args,
+    candidates: &[Candidate],
+    common: &crate::cli::Common,
+    config: &Config,
+) -> anyhow::Result<()> {
+    let named = super::named(candidates, &args.name)?;
+    let others = named[1..].iter().map(|candidate| candidate.path.display().to_string()).collect();
+    let index = candidates.iter().position(|candidate| candidate.path == named[0].path).unwrap_or_default();
+    let mut report = report(named[0], index, others);
+    report.rank_reason = plugins::rank::why(candidates, index, config.backend.as_deref());
     if common.json {
         return output::json(&report);
     }
@@ -97,6 +108,11 @@ fn report(candidate: &Candidate, index: usize, others: Vec<String>) -> Report {
     Report {
         name: candidate.name(),
         path: candidate.path.display().to_string(),
+        files: candidate.file.iter().flat_map(|file| file.files()).map(|path| path.display().to_string()).collect(),
+        size_bytes: candidate.file.as_ref().map(plugins::file::PluginFile::size_bytes),
+        sha256: (!candidate.sha256.is_empty()).then(|| candidate.sha256.clone()),
+        owner: owner(&candidate.path),
+        needs: plugins::preflight::needed_libraries(&candidate.path),
         version: manifest.map(|m| m.version.to_string()),
         api_version: manifest.map(|m| m.api_version.to_string()),
         minimum_host_api: manifest.map(|m| m.minimum_host_api.to_string()),
@@ -107,6 +123,7 @@ fn report(candidate: &Candidate, index: usize, others: Vec<String>) -> Report {
         reason: candidate.reason.clone(),
         remedy: candidate.remedy.clone(),
         rank: (candidate.status == Status::Available).then_some(index + 1),
+        rank_reason: String::new(),
         others,
         devices,
         hardware: can.map(|can| can.hardware.clone()),
@@ -117,8 +134,24 @@ fn report(candidate: &Candidate, index: usize, others: Vec<String>) -> Report {
         features: can.map(features).unwrap_or_default(),
         score: can.map(|can| can.score),
         probe_ms: answer.map(|answer| (answer.elapsed_ms * 1e3).round() / 1e3),
+        asked_at: candidate.asked_at,
+        stderr: candidate.stderr.clone(),
         options: can.map(|can| can.options.iter().map(option).collect()).unwrap_or_default(),
         recipes: answer.map(|answer| answer.recipes.iter().map(recipe).collect()).unwrap_or_default(),
+    }
+}
+
+/// The name of the user whom the file belongs to.
+fn owner(path: &std::path::Path) -> Option<String> {
+    #[cfg(unix)]
+    {
+        let uid = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(path).ok()?);
+        Some(crate::users::name(uid).unwrap_or_else(|| format!("uid {uid}")))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        None
     }
 }
 
@@ -181,7 +214,12 @@ fn print(report: &Report) {
         ("remedy", text(&report.remedy)),
         ("version", report.version.clone()),
         ("plugin API", api),
+        ("why there", text(&report.rank_reason)),
         ("path", Some(report.path.clone())),
+        ("size", report.size_bytes.map(output::size)),
+        ("SHA-256", report.sha256.clone()),
+        ("owner", report.owner.clone()),
+        ("needs", list(&report.needs)),
         ("built for", report.target.clone()),
         ("CPU features", list(&report.cpu_features)),
         ("hardware", report.hardware.clone()),
@@ -190,11 +228,20 @@ fn print(report: &Report) {
         ("longest context", report.context_length_max.map(|tokens| format!("{tokens} tokens"))),
         ("sampling", list(&report.sampling)),
         ("features", Some(report.features.join(", ")).filter(|features| !features.is_empty())),
-        ("probe", report.probe_ms.map(|ms| format!("{ms:.1} ms"))),
+        ("answered in", report.probe_ms.map(|ms| format!("{ms:.1} ms"))),
+        ("asked", report.asked_at.map(|at| format!("{} UTC", output::date(at)))),
     ];
     rows.extend(report.devices.iter().map(|device| ("device", Some(describe(device)))));
     rows.extend(report.others.iter().map(|path| ("also there", Some(path.clone()))));
     output::fields(&rows);
+    if !report.stderr.trim().is_empty() {
+        output::print("\nThe end of what it wrote to stderr");
+        // Some write by the megabyte.
+        let lines: Vec<&str> = report.stderr.trim_end().lines().collect();
+        lines[lines.len().saturating_sub(STDERR_LINES)..]
+            .iter()
+            .for_each(|line| output::print(&format!("  {}", output::one_line(line))));
+    }
     if !report.options.is_empty() {
         output::print("\nOptions, for `--set NAME=VALUE`");
         print_options(&report.options);

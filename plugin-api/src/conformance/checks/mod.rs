@@ -1,0 +1,129 @@
+//! The checks, by what they look at, and what they share.
+
+pub(super) mod file;
+pub(super) mod generating;
+pub(super) mod loading;
+pub(super) mod probe;
+pub(super) mod resources;
+
+use super::Subject;
+use crate::abi::client::{LoadedModel, Plugin};
+use crate::{
+    Availability, CancelToken, Error, Event, GenerateRequest, GenerateStats, HostServices, LoadRequest, Prompt, Result,
+    Sampling,
+};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+/// What a check found: a note of what was measured, or what stood against it.
+pub(super) type Finding = std::result::Result<String, Obstacle>;
+
+/// Why a rule is not passed.
+pub(super) enum Obstacle {
+    /// It is broken, so.
+    Failed(String),
+    /// It cannot be checked, because.
+    Skipped(String),
+}
+
+impl From<Error> for Obstacle {
+    fn from(error: Error) -> Self {
+        Self::Failed(format!("{error} ({:?})", error.kind))
+    }
+}
+
+/// Fails the check with a formatted reason unless the condition holds.
+macro_rules! ensure {
+    ($condition:expr, $($reason:tt)+) => {
+        if !$condition {
+            return Err($crate::conformance::checks::Obstacle::Failed(format!($($reason)+)));
+        }
+    };
+}
+pub(super) use ensure;
+
+/// Tokens of context that models are loaded with.
+const CONTEXT: u32 = 256;
+
+/// A text that every language model can go on with.
+const TEXT: &str = "Once upon a time, there was a";
+
+/// Loads the library, as a host does.
+fn open(subject: &Subject) -> Result<Plugin> {
+    let services = HostServices::new(|_, _, _| (), subject.cache_dir.clone(), subject.threads);
+    // SAFETY: whoever checks a plugin trusts it as much as that.
+    unsafe { Plugin::open(&subject.plugin, services) }
+}
+
+/// The library and the model's path; skips what cannot run one here.
+fn with_model(subject: &Subject) -> std::result::Result<(Plugin, &Path), Obstacle> {
+    let plugin = open(subject)?;
+    let skipped = |reason: String| Err(Obstacle::Skipped(reason));
+    match plugin.is_available()? {
+        Availability::QuantizeOnly => return skipped("it makes models and runs none".into()),
+        Availability::Unavailable { reason, .. } => return skipped(format!("it cannot run here: {reason}")),
+        _ => (),
+    }
+    match subject.model.as_deref() {
+        Some(model) => Ok((plugin, model)),
+        None => skipped(format!(
+            "it takes a model to check this; give one of its formats ({})",
+            plugin.capabilities()?.formats.join(", ")
+        )),
+    }
+}
+
+/// How `model` is loaded.
+fn request(model: &Path, subject: &Subject) -> LoadRequest {
+    let mut request = LoadRequest::new(model);
+    request.context_length = Some(CONTEXT);
+    request.threads = Some(subject.threads);
+    request
+}
+
+/// Loads `model`.
+fn load(plugin: &Plugin, model: &Path, subject: &Subject) -> Result<LoadedModel> {
+    plugin.load_model(&request(model, subject), &|_| (), &CancelToken::never())
+}
+
+/// The library with its model loaded.
+fn loaded(subject: &Subject) -> std::result::Result<(Plugin, LoadedModel), Obstacle> {
+    let (plugin, path) = with_model(subject)?;
+    let model = load(&plugin, path, subject)?;
+    Ok((plugin, model))
+}
+
+/// The likeliest `max_tokens` tokens after `text`, past any end of the turn.
+fn greedy(text: &str, max_tokens: u32) -> GenerateRequest {
+    GenerateRequest {
+        sampling: Sampling::greedy(),
+        max_tokens,
+        ignore_eos: true,
+        ..GenerateRequest::new(Prompt::text(text))
+    }
+}
+
+/// An answer with all that was heard of it.
+struct Answer {
+    tokens: Vec<u32>,
+    text: String,
+    /// Tokens with a log-probability.
+    logprobs: usize,
+    stats: GenerateStats,
+}
+
+fn answer(model: &LoadedModel, request: &GenerateRequest) -> Result<Answer> {
+    let (mut tokens, mut text, mut logprobs) = (Vec::new(), String::new(), 0);
+    let stats = model.generate_stream(request, &CancelToken::never(), &mut |event| {
+        match event {
+            Event::Token { id, logprob, .. } => {
+                tokens.push(id);
+                logprobs += usize::from(logprob.is_some());
+            }
+            Event::Text(piece) => text += &piece,
+            Event::PromptProgress { .. } => (),
+        }
+        ControlFlow::Continue(())
+    })?;
+    Ok(Answer { tokens, text, logprobs, stats })
+}

@@ -1,0 +1,104 @@
+//! Which session sits in which slot of a KV cache, and which tokens each slot holds.
+
+/// A slot: one sequence of the KV cache.
+#[derive(Debug, Default)]
+struct Slot {
+    session: Option<u64>,
+    /// The tokens whose keys and values are in the cache, in order.
+    tokens: Vec<u32>,
+    last_used: u64,
+}
+
+/// All slots of a context. Plain bookkeeping: who changes the cache says so here, and the other way round.
+#[derive(Debug)]
+pub struct Slots {
+    slots: Vec<Slot>,
+    clock: u64,
+}
+
+impl Slots {
+    /// `count` empty slots, at least one.
+    pub fn new(count: usize) -> Self {
+        Self { slots: (0..count.max(1)).map(|_| Slot::default()).collect(), clock: 0 }
+    }
+
+    /// The slot for `session` and whether it may keep its tokens: its own one, else the one without a session, else the
+    /// one least recently used. A request without a session keeps nothing.
+    pub fn assign(&mut self, session: Option<u64>) -> (usize, bool) {
+        self.clock += 1;
+        let own = session.and_then(|id| self.slots.iter().position(|slot| slot.session == Some(id)));
+        let index = own.unwrap_or_else(|| {
+            let by_age = |(_, slot): &(usize, &Slot)| (slot.session.is_some(), slot.last_used);
+            self.slots.iter().enumerate().min_by_key(by_age).map_or(0, |(index, _)| index)
+        });
+        let slot = &mut self.slots[index];
+        slot.session = session;
+        slot.last_used = self.clock;
+        (index, own.is_some())
+    }
+
+    /// The tokens that slot `index` holds.
+    pub fn tokens(&self, index: usize) -> &[u32] {
+        &self.slots[index].tokens
+    }
+
+    /// How many of `prompt`'s tokens need no processing in slot `index`. The last one always does: its logits are wanted.
+    pub fn common_prefix(&self, index: usize, prompt: &[u32]) -> usize {
+        let common = self.slots[index].tokens.iter().zip(prompt).take_while(|(held, wanted)| held == wanted).count();
+        common.min(prompt.len().saturating_sub(1))
+    }
+
+    /// Slot `index` now holds these tokens too.
+    pub fn extend(&mut self, index: usize, tokens: &[u32]) {
+        self.slots[index].tokens.extend_from_slice(tokens);
+    }
+
+    /// Slot `index` now holds its first `length` tokens only.
+    pub fn truncate(&mut self, index: usize, length: usize) {
+        self.slots[index].tokens.truncate(length);
+    }
+
+    /// No slot holds anything.
+    pub fn clear(&mut self) {
+        for slot in &mut self.slots {
+            *slot = Slot { last_used: slot.last_used, ..Slot::default() };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_keep_their_slot_and_the_least_recently_used_one_goes() {
+        let mut slots = Slots::new(2);
+        let (a, kept) = slots.assign(Some(1));
+        assert!(!kept);
+        let (b, _) = slots.assign(Some(2));
+        assert_ne!(a, b);
+        assert_eq!(slots.assign(Some(1)), (a, true));
+        assert_eq!(slots.assign(Some(3)), (b, false), "session 2 was used longest ago");
+        assert_eq!(slots.assign(Some(2)), (a, false));
+    }
+
+    #[test]
+    fn a_request_without_session_takes_the_slot_that_has_none() {
+        let mut slots = Slots::new(2);
+        let (a, _) = slots.assign(Some(1));
+        let (b, _) = slots.assign(None);
+        assert_ne!(a, b);
+        assert_eq!(slots.assign(None), (b, false));
+        assert_eq!(slots.assign(Some(1)), (a, true));
+    }
+
+    #[test]
+    fn the_last_prompt_token_is_always_processed() {
+        let mut slots = Slots::new(1);
+        slots.extend(0, &[1, 2, 3]);
+        assert_eq!(slots.common_prefix(0, &[1, 2, 3]), 2);
+        assert_eq!(slots.common_prefix(0, &[1, 2, 3, 4]), 3);
+        assert_eq!(slots.common_prefix(0, &[1, 9]), 1);
+        assert_eq!(slots.common_prefix(0, &[]), 0);
+    }
+}
