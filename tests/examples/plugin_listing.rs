@@ -44,7 +44,12 @@ fn main() -> std::process::ExitCode {
     println!("`pajamas plugins list`, {PLUGINS} plugins, {cores} cores, medians of {COLD} and {WARM}");
     println!("| | time | promised | |\n|---|---|---|---|");
     let row = |what: &str, took: Duration, most: Duration| {
-        println!("| {what} | {:.1} ms | {} ms | {} |", took.as_secs_f64() * 1e3, most.as_millis(), verdict(took < most));
+        println!(
+            "| {what} | {:.1} ms | {} ms | {} |",
+            took.as_secs_f64() * 1e3,
+            most.as_millis(),
+            verdict(took < most)
+        );
     };
     row("first, no cache", first, COLD_MAX);
     row("cold, `--rescan`", cold, COLD_MAX);

@@ -345,7 +345,10 @@ fn a_file_that_cannot_be_read() {
     fs::set_permissions(&file, Permissions::from_mode(0o000)).unwrap();
     let rows = sound(farm.run(&["plugins", "list", "--json"]));
     let row = rows.iter().find(|row| row["name"] == library_name("bad").as_str()).unwrap();
-    assert_eq!((row["status"].as_str(), row["reason"].as_str()), (Some("refused"), Some("it may not be read by this user")));
+    assert_eq!(
+        (row["status"].as_str(), row["reason"].as_str()),
+        (Some("refused"), Some("it may not be read by this user"))
+    );
     assert_eq!(row["remedy"], format!("chmod u+r {}", file.canonicalize().unwrap().display()));
 }
 
@@ -362,7 +365,10 @@ fn folders_that_cannot_be_read_or_are_not_there() {
     assert_eq!(doctor.code, Some(1));
     let closed = format!("`{}` (", closed.display());
     assert!(doctor.stdout.contains(&closed) && doctor.stdout.contains("cannot be read, so its plugins"), "{doctor:#?}");
-    assert!(doctor.stdout.contains("-> chmod u+rx ") && doctor.stdout.contains("-> mkdir -p /none/such"), "{doctor:#?}");
+    assert!(
+        doctor.stdout.contains("-> chmod u+rx ") && doctor.stdout.contains("-> mkdir -p /none/such"),
+        "{doctor:#?}"
+    );
 }
 
 #[test]
@@ -495,7 +501,10 @@ fn nothing_there_at_all_says_what_to_do() {
     // Nor with what is there and broken.
     Hostile::new("abort-at-load").name("bad").install(&home);
     let run = home.run(["run".as_ref(), model.as_os_str(), "-p".as_ref(), "x".as_ref()]);
-    assert!(run.code == Some(1) && run.stderr.contains("bad: the worker process crashed (abort, signal 6)"), "{run:#?}");
+    assert!(
+        run.code == Some(1) && run.stderr.contains("bad: the worker process crashed (abort, signal 6)"),
+        "{run:#?}"
+    );
     let doctor = home.run(["doctor"]);
     assert!(doctor.code == Some(1) && doctor.stdout.contains("no installed backend runs models"), "{doctor:#?}");
     assert!(built_library("misbehaving").is_file());

@@ -31,7 +31,10 @@ fn a_plugin_is_installed_checked_and_removed() {
     let info = home.run(["plugins", "info", "loom", "--json"]).json();
     assert_schema("plugins-info", &info);
     assert_eq!((&info["sha256"], &info["owner"]), (&trusted[0]["sha256"], &pajamas_owner().into()));
-    assert!(info["needs"].as_array().unwrap().iter().any(|name| name.as_str().unwrap().starts_with("libc")), "{info:#}");
+    assert!(
+        info["needs"].as_array().unwrap().iter().any(|name| name.as_str().unwrap().starts_with("libc")),
+        "{info:#}"
+    );
     let removed = home.run(["plugins", "remove", "loom", "--json"]).json();
     assert_schema("plugins-remove", &removed);
     assert!(!target.exists());
@@ -50,9 +53,7 @@ fn what_is_no_plugin_is_not_installed_and_what_fails_only_by_force() {
     let home = Home::new();
     let elsewhere = tempfile::tempdir().unwrap();
     let file = elsewhere.path().join(library_name("bad"));
-    let install = |arguments: &[&str]| {
-        home.run([&["plugins", "install", file.to_str().unwrap()], arguments].concat())
-    };
+    let install = |arguments: &[&str]| home.run([&["plugins", "install", file.to_str().unwrap()], arguments].concat());
     let fails = |reason: &str| {
         let run = install(&[]);
         assert!(run.code == Some(1) && run.stderr.contains(&format!("is not installed: {reason}")), "{run:#?}");

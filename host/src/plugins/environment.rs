@@ -1,13 +1,74 @@
-//! What a plugin's answer depends on besides its files: the drivers and libraries of this machine and the variables that
-//! hide or choose devices. A fingerprint of it tells when an answer is stale; nothing here starts a driver.
+//! What a plugin's answer depends on besides its files: the drivers and libraries of this machine, and the environment,
+//! which hides or chooses devices. A fingerprint of it tells when an answer is stale; nothing here starts a driver.
 
 use sha2::{Digest, Sha256};
 use std::path::Path;
 
-/// How the names of the variables begin that drivers, engines and the loader read.
-const PREFIXES: [&str; 20] = [
-    "AMD_", "ASCEND_", "CUDA_", "GGML_", "GPU_", "HABANA_", "HIP_", "HSA_", "LD_", "DYLD_", "LIBGL_", "MESA_",
-    "METAL_", "MLX_", "MTL_", "NVIDIA_", "ONEAPI_", "ROCR_", "VK_", "ZE_",
+/// How the names of variables begin that shells, terminals, desktops and services set for themselves, and of those that
+/// this program reads. Any other may matter to a plugin: its author knows it, and nobody else.
+const OF_NO_MATTER: [&str; 62] = [
+    "_",
+    "CARGO",
+    "CLICOLOR",
+    "COLOR",
+    "COLUMNS",
+    "DBUS_",
+    "DESKTOP_",
+    "EDITOR",
+    "FORCE_COLOR",
+    "GIT_",
+    "GNOME_",
+    "GPG_",
+    "GTK_",
+    "HF_",
+    "HISTCONTROL",
+    "HISTFILE",
+    "HISTSIZE",
+    "HUGGING",
+    "INVOCATION_ID",
+    "ITERM_",
+    "JOURNAL_STREAM",
+    "KDE_",
+    "KONSOLE_",
+    "LANG",
+    "LC_",
+    "LESS",
+    "LINES",
+    "LISTEN_",
+    "LOGNAME",
+    "LS_COLORS",
+    "MAIL",
+    "MANAGERPID",
+    "MANPATH",
+    "MEMORY_PRESSURE_",
+    "NOTIFY_SOCKET",
+    "NO_COLOR",
+    "OLDPWD",
+    "PAGER",
+    "PAJAMAS_",
+    "PROMPT",
+    "PS1",
+    "PWD",
+    "QT_",
+    "RUST",
+    "SECURITYSESSIONID",
+    "SESSION_",
+    "SHELL",
+    "SHLVL",
+    "SSH_",
+    "STY",
+    "SYSTEMD_",
+    "TERM",
+    "TMUX",
+    "VISUAL",
+    "VSCODE_",
+    "VTE_",
+    "WINDOWID",
+    "WSL_",
+    "WT_",
+    "XAUTHORITY",
+    "XDG_",
+    "XPC_",
 ];
 
 /// Files and folders that change when a driver or a library is installed, or a device appears.
@@ -35,9 +96,7 @@ pub fn fingerprint() -> String {
             sum.update(part);
         }
     };
-    let mut variables: Vec<_> = std::env::vars_os()
-        .filter(|(name, _)| PREFIXES.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)))
-        .collect();
+    let mut variables: Vec<_> = std::env::vars_os().filter(|(name, _)| may_matter(&name.to_string_lossy())).collect();
     variables.sort();
     for (name, value) in &variables {
         add(&name.to_string_lossy(), value.as_encoded_bytes());
@@ -46,6 +105,10 @@ pub fn fingerprint() -> String {
         add(&path.to_string_lossy(), &witness(path));
     }
     sum.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn may_matter(name: &str) -> bool {
+    !OF_NO_MATTER.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// What is there: nothing, a text of the kernel's, the names in a folder of devices, or when it was written last.
@@ -76,6 +139,16 @@ mod tests {
     fn the_fingerprint_of_an_unchanged_machine_is_the_same() {
         assert_eq!(fingerprint(), fingerprint());
         assert_eq!(fingerprint().len(), 32);
+    }
+
+    #[test]
+    fn what_a_driver_or_an_author_may_read_matters_and_what_a_shell_sets_does_not() {
+        for name in ["CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "GGML_VK_VISIBLE_DEVICES", "PATH", "ACME_NPU", "HOME"] {
+            assert!(may_matter(name), "{name}");
+        }
+        for name in ["PWD", "_", "SSH_CONNECTION", "XDG_SESSION_ID", "TERM_PROGRAM", "PAJAMAS_HOME", "RUST_LOG"] {
+            assert!(!may_matter(name), "{name}");
+        }
     }
 
     #[test]
