@@ -113,6 +113,7 @@ goldens: build ## recompute the golden files with llama.cpp's converter, transfo
 	python3 tests/oracle/mlx_generation_golden.py tests/fixtures/pajama-tiny tests/fixtures/golden
 	$(CARGO) build --release --locked -p pajamas-tests --example logits
 	python3 tests/oracle/validate_golden.py "$(RELEASE)" tests/fixtures/pajama-tiny tests/fixtures/golden/validate.json
+	python3 tests/oracle/backend_check_golden.py "$(RELEASE)" tests/fixtures/pajama-tiny host/assets/backend-check
 
 reference: ## write docs/reference/cli.md anew, from the program's own help
 	UPDATE_REFERENCE=1 $(CARGO) test --release --locked -p pajamas --lib reference

@@ -5,6 +5,7 @@
 // A test that cannot go on panics: that is how tests fail.
 #![allow(clippy::missing_panics_doc)]
 
+#[cfg(unix)]
 pub mod hostile;
 
 use pajamas_plugin_api::abi::client::{LoadedModel, Plugin};

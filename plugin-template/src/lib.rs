@@ -73,6 +73,10 @@ impl Model for NgramModel {
         sink.prompt_started(tokens.len() as u32, 0);
         let mut sampler = Sampler::new(&request.sampling);
         tokens.iter().for_each(|id| sampler.accept(*id));
+        // An engine asks between the pieces of a prompt; this one has nothing to compute for it.
+        if sink.is_cancelled() {
+            return Err(Error::cancelled());
+        }
         while tokens.len() < self.info.context_length as usize {
             let logits = &self.rows[tokens[tokens.len() - 1] as usize];
             let id = sampler.sample(logits);

@@ -6,7 +6,7 @@ use pajamas_plugin_api::*;
 use std::path::{Path, PathBuf};
 
 fn main() -> std::process::ExitCode {
-    conformance::main("ngram", model)
+    conformance::Kit::new("ngram").model(model).run()
 }
 
 /// A small model for the rules that need one. Yours may as well be a file that lies here.

@@ -9,5 +9,7 @@ fn main() {
     if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
         // An RPATH, not a RUNPATH: it also holds for what libmlx needs in turn.
         println!("cargo::rustc-link-arg-cdylib=-Wl,-rpath,$ORIGIN/lib,--disable-new-dtags");
+        // mlx-rs and mlx-sys have functions for C by name, which are for MLX and not for other plugins in the process.
+        println!("cargo::rustc-link-arg-cdylib=-Wl,--exclude-libs,ALL");
     }
 }

@@ -31,17 +31,19 @@ fn main() -> std::process::ExitCode {
         times.sort();
         times[times.len() / 2]
     };
-    let cold = median((0..COLD).map(|_| list(&["--rescan"])).collect());
-    let first = {
-        std::fs::remove_dir_all(home.path().join("cache")).expect("the cache");
+    // Nothing is known of any, not even a sum.
+    let first = || {
+        let _ = std::fs::remove_dir_all(home.path().join("cache"));
         list(&[])
     };
+    let cold = median((0..COLD).map(|_| first()).collect());
+    let rescan = median((0..COLD).map(|_| list(&["--rescan"])).collect());
     let before = marker.runs();
     let warm = median((0..WARM).map(|_| list(&[])).collect());
     let ran = marker.runs() - before;
     let verdict = |good: bool| if good { "ok" } else { "MISSED" };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    println!("`pajamas plugins list`, {PLUGINS} plugins, {cores} cores, medians of {COLD} and {WARM}");
+    println!("`pajamas plugins list`, {PLUGINS} plugins, {cores} cores, medians of {COLD} cold and {WARM} warm ones");
     println!("| | time | promised | |\n|---|---|---|---|");
     let row = |what: &str, took: Duration, most: Duration| {
         println!(
@@ -51,8 +53,8 @@ fn main() -> std::process::ExitCode {
             verdict(took < most)
         );
     };
-    row("first, no cache", first, COLD_MAX);
-    row("cold, `--rescan`", cold, COLD_MAX);
+    row("cold", cold, COLD_MAX);
+    row("`--rescan`", rescan, COLD_MAX);
     row("warm", warm, WARM_MAX);
     println!("| plugins whose code ran in the warm ones | {ran} | 0 | {} |", verdict(ran == 0));
     match warm < WARM_MAX && cold < COLD_MAX && ran == 0 {

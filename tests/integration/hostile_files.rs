@@ -237,12 +237,29 @@ fn a_backend_of_a_name_whose_owner_is_broken_takes_its_place() {
 
 #[test]
 fn a_link_to_a_plugin_that_is_there_already() {
+    // Whichever of the two names comes first.
+    for link in ["a", "z"].map(library_name) {
+        let farm = Farm::new();
+        let link = farm.home.plugins().join(link);
+        symlink(library_name("sound"), &link).unwrap();
+        let rows = farm.rows();
+        let row = rows.iter().find(|row| row["status"] == "shadowed").expect("a shadowed row");
+        let file = farm.home.plugins().join(library_name("sound"));
+        assert_eq!(row["reason"], format!("`{}` comes first", file.display()));
+        assert_eq!(farm.marker.runs(), 1);
+        // By its own name it is removed alone.
+        farm.run(&["plugins", "remove", link.file_name().unwrap().to_str().unwrap()]).succeeded();
+        assert!(!link.is_symlink() && file.exists());
+    }
+}
+
+#[test]
+fn a_file_that_is_refused_hides_no_other_of_its_name() {
     let farm = Farm::new();
-    symlink(library_name("sound"), path(&farm)).unwrap();
-    let rows = farm.rows();
-    let row = rows.iter().find(|row| row["status"] == "shadowed").expect("a shadowed row");
-    assert!(row["reason"].as_str().unwrap().ends_with("comes first"), "{row}");
-    assert_eq!(farm.marker.runs(), 1);
+    let earlier = tempfile::tempdir().unwrap();
+    fs::write(earlier.path().join(library_name("sound")), "").unwrap();
+    let run = farm.run(&["plugins", "list", "--json", "--plugin-dir", earlier.path().to_str().unwrap()]);
+    assert_eq!(sound(run).len(), 2);
 }
 
 #[test]
@@ -254,6 +271,16 @@ fn a_link_into_another_folder_is_the_file_there() {
     let rows = farm.rows();
     let row = rows.iter().find(|row| row["name"] == "bad").unwrap();
     assert_eq!((row["status"].as_str(), row["path"].as_str()), (Some("available"), target.to_str()));
+    // What is removed is the link.
+    farm.run(&["plugins", "remove", "bad"]).succeeded();
+    assert!(target.exists() && !path(&farm).is_symlink());
+    // Whoever can change the folder that a link lies in decides what is loaded.
+    let open = tempfile::tempdir().unwrap();
+    fs::set_permissions(open.path(), Permissions::from_mode(0o777)).unwrap();
+    symlink(&target, open.path().join(library_name("x"))).unwrap();
+    let run = farm.run(&["plugins", "list", "--json", "--plugin-dir", open.path().to_str().unwrap()]);
+    let (status, reason) = status(&sound(run), "bad");
+    assert!(status == "refused" && reason.ends_with("can be written by every user"), "{reason}");
 }
 
 #[test]

@@ -120,6 +120,36 @@ fn a_grandchild_that_holds_the_pipes_holds_nobody_up() {
 }
 
 #[test]
+fn a_child_that_stays_in_the_workers_group_ends_with_it_and_no_core_is_dumped() {
+    let farm = Farm::new();
+    Hostile::new("child-at-probe").name("bad").install(&farm.home);
+    Hostile::new("segv-at-probe").name("worse").install(&farm.home);
+    let empty = tempfile::tempdir().unwrap();
+    let mut command = farm.command(&["plugins", "list", "--json"]);
+    command.current_dir(empty.path());
+    // SAFETY: setrlimit is safe between fork and exec, and the limits live during the call.
+    unsafe {
+        std::os::unix::process::CommandExt::pre_exec(&mut command, || {
+            let most = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+            libc::setrlimit(libc::RLIMIT_CORE, &raw const most);
+            Ok(())
+        });
+    }
+    let rows = sound(Run::from(command.output().unwrap()));
+    assert_eq!(status(&rows, "bad").0, "available");
+    let children = farm.marker.grandchildren();
+    assert_eq!(children.len(), 1);
+    let gone = || fs::read_to_string(format!("/proc/{}/stat", children[0])).map_or(true, |stat| stat.contains(") Z "));
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !gone() {
+        assert!(Instant::now() < deadline, "it lives");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let dumped = fs::read_dir(empty.path()).unwrap().count();
+    assert_eq!(dumped, 0, "a core was dumped");
+}
+
+#[test]
 fn a_hundred_megabytes_on_stdout_and_on_stderr_are_swallowed() {
     for mode in ["flood-at-load", "flood-at-probe"] {
         let farm = Farm::new();
@@ -223,7 +253,8 @@ fn a_plugin_that_changed_is_announced_and_asked_afresh_unless_it_is_pinned() {
     assert_eq!(farm.row("bad").0, "available");
     Hostile::new("unavailable").name("bad").write(&path);
     let changed = farm.run(&["plugins", "list", "--json"]);
-    assert!(changed.stderr.starts_with("warning: the plugin `bad` has changed since it was last used"), "{changed:#?}");
+    assert!(changed.stderr.starts_with("warning: the plugin `"), "{changed:#?}");
+    assert!(changed.stderr.contains("has changed since it was last used: it is asked afresh"), "{changed:#?}");
     assert_eq!(status(&sound(changed), "bad"), ("unavailable".into(), "no sheep".into()));
     let again = farm.run(&["plugins", "list", "--json"]);
     assert_eq!(again.succeeded().stderr, "");
@@ -235,9 +266,17 @@ fn a_plugin_that_changed_is_announced_and_asked_afresh_unless_it_is_pinned() {
     assert_eq!(farm.row("bad"), ("refused".into(), "its contents have changed since they were trusted".into()));
     assert!(farm.row("new").1.starts_with("its contents were never trusted"));
     assert_eq!(farm.marker.runs(), before, "none of their code ran");
+    // What is not trusted is not run for an examination either.
+    let verified = farm.run(&["plugins", "verify", "bad", "--rule", "1"]);
+    assert!(verified.code == Some(1) && verified.stderr.contains("changed since they were trusted"), "{verified:#?}");
+    assert_eq!(farm.marker.runs(), before);
     farm.run(&["plugins", "trust", "bad"]).succeeded();
     assert_eq!(farm.row("bad").0, "available");
     assert_eq!(farm.row("new").0, "refused");
+    // A name is no proof: another file that claims it is not trusted along with it.
+    Hostile::new("well").name("bad").write(&farm.home.plugins().join(library_name("evil")));
+    farm.run(&["plugins", "trust", "bad"]).misused("`bad` is the name of 2 plugin files", &library_name("evil"));
+    assert_eq!(farm.rows().iter().filter(|row| row["name"] == "bad" && row["status"] == "refused").count(), 1);
     // A list that cannot be read trusts nobody.
     fs::write(farm.home.path().join("plugins.lock"), "baa").unwrap();
     let rows = farm.run(&["plugins", "list", "--json"]).json();
@@ -303,7 +342,7 @@ fn a_token_from_another_thread_is_an_error_and_a_late_question_is_answered() {
     std::thread::sleep(Duration::from_millis(1500));
     drop(stdin);
     let run = Run::from(child.wait_with_output().unwrap());
-    assert!(run.succeeded().stderr.contains("a late baa, cancelled: "), "{run:#?}");
+    assert!(run.succeeded().stderr.contains("a late baa, cancelled: false"), "{run:#?}");
 }
 
 #[test]
@@ -348,6 +387,8 @@ fn a_backend_that_computes_wrongly_is_ranked_out_with_the_reason() {
     let (status, found) = status(rows, "bad");
     assert!(status == "failed" && found.starts_with(reason), "{found}");
     assert_eq!(rows[0]["name"], "gguf-cpu");
+    let doctor = home.run(["doctor"]);
+    assert!(doctor.stdout.contains(&format!("bad 0.1.0 is broken: {reason}")), "{doctor:#?}");
     // It is remembered, for both: no code of the wrong one runs any more, and nothing is said.
     let before = marker.runs();
     let second = run(&[]);
@@ -365,6 +406,19 @@ fn a_backend_that_computes_wrongly_is_ranked_out_with_the_reason() {
     assert!(unchecked.succeeded().stdout.contains("baa"), "{unchecked:#?}");
 }
 
+/// Of two builds of one backend, the one that computes wrongly does not stand before the other.
+#[test]
+fn a_backend_that_computes_wrongly_makes_room_for_another_of_its_name() {
+    let home = Home::new();
+    fs::write(home.path().join("config.toml"), "threads = 1\n").unwrap();
+    Hostile::new("wrong-logits").name("bad").install(&home);
+    let model = model();
+    let run = |home: &Home| home.run(["run", model.to_str().unwrap(), "--raw", "-p", "x"]);
+    assert_eq!(run(&home).code, Some(1));
+    Hostile::new("well").name("bad").write(&home.plugins().join(library_name("zzz")));
+    assert_eq!(run(&home).succeeded().stdout.trim_end(), "baa 😀");
+}
+
 #[test]
 fn a_backend_that_crashes_on_the_small_model_is_ranked_out_and_the_host_lives() {
     let home = Home::with_gguf_cpu();
@@ -374,7 +428,7 @@ fn a_backend_that_crashes_on_the_small_model_is_ranked_out_and_the_host_lives() 
     let run = home.run(["run", model.to_str().unwrap(), "-p", "x", "--max-tokens", "1"]);
     run.succeeded();
     assert!(
-        run.stderr.contains("`bad` failed: it computes wrongly on this machine: it crashed (segmentation"),
+        run.stderr.contains("`bad` failed: it does not survive a small model: it crashed (segmentation"),
         "{run:#?}"
     );
 }

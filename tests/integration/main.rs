@@ -10,7 +10,7 @@ mod generation;
 mod help_and_json;
 #[cfg(target_os = "linux")]
 mod hostile_files;
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 mod hostile_plugins;
 mod info;
 mod interruption;
@@ -22,6 +22,7 @@ mod mlx_quantizing;
 mod models_command;
 mod older_api;
 mod oracle;
+#[cfg(unix)]
 mod plugin_commands;
 mod plugin_listing;
 mod plugin_template;

@@ -471,3 +471,13 @@ fn a_hugging_face_folder_runs_as_it_is_and_forecasts_are_what_loading_takes() {
         }
     }
 }
+
+#[test]
+fn the_plugin_keeps_every_rule() {
+    let home = Home::new();
+    if !home.install_mlx() {
+        return;
+    }
+    let report = home.run(["plugins", "verify", "mlx", "--json"]).json();
+    assert_eq!(report["failed"], 0, "{report:#}");
+}

@@ -114,7 +114,10 @@ fn a_new_plugin_builds_outside_the_repository_and_runs_when_dropped_in() {
     std::fs::create_dir_all(&workshop).unwrap();
     let made = home.run(["plugins", "new", "acme-npu", "--path", folder.to_str().unwrap(), "--json"]).json();
     assert_eq!(made["library"], library_name("acme_npu"));
-    cargo(&folder, &workshop.join("target"));
+    cargo(&["build"], &folder, &workshop.join("target"));
+    // It keeps every rule, under its new name too.
+    let rules = cargo(&["test", "--test", "conformance"], &folder, &workshop.join("target"));
+    assert!(rules.contains("test result: ok. 19 passed; 0 failed; 1 ignored"), "{rules}");
     let library = library_name("acme_npu");
     std::fs::copy(workshop.join("target/release").join(&library), home.plugins().join(&library)).unwrap();
     let list = home.run(["plugins", "list", "--json"]).json();
@@ -126,16 +129,19 @@ fn a_new_plugin_builds_outside_the_repository_and_runs_when_dropped_in() {
     assert!(!run.succeeded().stdout.trim().is_empty(), "{run:?}");
 }
 
-/// Builds the plugin in `folder` from what is on this machine; its dependencies are there since the template was built.
-fn cargo(folder: &Path, target_dir: &Path) {
+/// Runs cargo on the plugin in `folder`, with what is on this machine; its dependencies are there since the template was
+/// built. Returns what it printed.
+fn cargo(arguments: &[&str], folder: &Path, target_dir: &Path) -> String {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["build", "--release", "--offline"])
+        .args(arguments)
+        .args(["--release", "--offline"])
         .current_dir(folder)
         .env("CARGO_TARGET_DIR", target_dir)
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 #[test]

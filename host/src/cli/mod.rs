@@ -71,7 +71,7 @@ enum Command {
     Verify(verify::Args),
     /// Measure speed, time to first token, load time and memory.
     Benchmark(benchmark::Args),
-    /// List or show the plugins that are installed, or begin a new one.
+    /// List, install, check or remove plugins, or begin a new one.
     Plugins(plugins::Args),
     /// List, show or remove the models that were made.
     Models(models::Args),

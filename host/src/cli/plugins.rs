@@ -20,15 +20,20 @@ use serde::Serialize;
 pub struct Args {
     #[command(subcommand)]
     action: Option<Action>,
-    /// Ask every plugin again, whatever is remembered of its last answer.
-    #[arg(long, global = true)]
+}
+
+/// Whether what is remembered counts.
+#[derive(Debug, Default, clap::Args)]
+struct Asking {
+    /// Ask every plugin again, whatever is remembered of its last answer, and have its arithmetic checked again.
+    #[arg(long)]
     rescan: bool,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     /// List every plugin file found, the best backend first, with its status and reason (the default).
-    List,
+    List(Asking),
     /// Show everything about one plugin: files, devices, options for `--set`, what it quantizes to.
     #[command(alias = "show")]
     Info(info::Args),
@@ -69,9 +74,9 @@ pub struct Row {
 
 /// Runs the command.
 pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::Result<()> {
-    match args.action.as_ref().unwrap_or(&Action::List) {
-        Action::List => list(&survey(args, config), common, config),
-        Action::Info(info) => info::execute(info, &survey(args, config), common, config),
+    match args.action.as_ref().unwrap_or(&Action::List(Asking::default())) {
+        Action::List(asking) => list(&survey(asking, config), common, config),
+        Action::Info(args) => info::execute(args, common, config),
         Action::Install(args) => install::execute(args, common, config),
         Action::Remove(args) => remove::execute(args, common, config),
         Action::Trust(args) => trust::execute(args, common, config),
@@ -80,8 +85,8 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
     }
 }
 
-fn survey(args: &Args, config: &Config) -> Vec<Candidate> {
-    if args.rescan { plugins::survey_afresh(config) } else { plugins::survey(config) }
+fn survey(asking: &Asking, config: &Config) -> Vec<Candidate> {
+    if asking.rescan { plugins::survey_afresh(config) } else { plugins::survey(config) }
 }
 
 fn list(candidates: &[Candidate], common: &super::Common, config: &Config) -> anyhow::Result<()> {
@@ -141,6 +146,18 @@ fn named<'a>(candidates: &'a [Candidate], name: &str) -> Result<Vec<&'a Candidat
         return Err(Error::UnknownBackend { name: name.into(), installed });
     }
     Ok(named)
+}
+
+/// The name of the file, the bundle or the link by which a candidate was found.
+fn file_name(candidate: &Candidate) -> String {
+    candidate.found_at.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The error for a `name` that several files have.
+fn ambiguous(name: &str, candidates: &[&Candidate]) -> Error {
+    let files: Vec<String> = candidates.iter().map(|candidate| file_name(candidate)).collect();
+    let message = format!("`{name}` is the name of {} plugin files", files.len());
+    Error::Usage { message, hint: format!("name one of them: {}", files.join(", ")) }
 }
 
 /// Prints the table, and below it what could be done about the rest.

@@ -96,8 +96,8 @@ pub const KEYS: [Key; 10] = [
         name: "trust",
         kind: Kind::Word(&["default", "pinned"]),
         default: "default",
-        help: "Which plugins are loaded: those that only you and root can have put there, or of these only what `pajamas \
-               plugins install` and `trust` have accepted.",
+        help: "Which plugins are loaded: those that only you and root can have put there, or of these only what you used \
+               before, or accepted by `pajamas plugins install` and `trust`.",
     },
     Key {
         name: "check_backends",

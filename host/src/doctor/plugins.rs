@@ -3,6 +3,7 @@
 use super::Check;
 use crate::config::{Config, Origin};
 use crate::plugins::discover::{self, Searched};
+use crate::plugins::pins::Pins;
 use crate::plugins::preflight::NO_PLUGIN;
 use crate::plugins::{self, Candidate, Status};
 use crate::text::counted;
@@ -16,6 +17,7 @@ const OTHER_BUILD: &str = "install another build of this plugin";
 pub(super) fn check(config: &Config) -> Vec<Check> {
     let mut checks = folders(config);
     checks.extend(ignored_variables());
+    checks.extend(accepted(config));
     let candidates = plugins::survey_and_forget(config);
     checks.extend(candidates.iter().map(plugin));
     checks.extend(able(&candidates));
@@ -72,6 +74,12 @@ fn folders(config: &Config) -> Vec<Check> {
     config.plugin_dirs.iter().zip(&config.origins.plugin_dirs).zip(searched).map(check).collect()
 }
 
+/// The list of accepted plugins must be readable.
+fn accepted(config: &Config) -> Option<Check> {
+    let error = Pins::read(config).err()?;
+    Some(Check::problem("accepted plugins", error.to_string(), error.hint().unwrap_or_default()))
+}
+
 /// That the environment is not followed, where it is not.
 fn ignored_variables() -> Option<Check> {
     let found = "this program has more rights than its user: the environment's folders and programs are ignored";
@@ -85,9 +93,11 @@ fn plugin(candidate: &Candidate) -> Check {
     let found = found.replace('\n', " ");
     match candidate.status {
         // Nobody loses anything with what is no plugin. One that is broken may be all that its owner has of it.
-        Status::Refused | Status::Failed if candidate.remedy == NO_PLUGIN => {
-            Check::problem("plugin", format!("{found}; {NO_PLUGIN}"), format!("rm {}", super::shell(&candidate.path)))
-        }
+        Status::Refused | Status::Failed if candidate.remedy == NO_PLUGIN => Check::problem(
+            "plugin",
+            format!("{found}; {NO_PLUGIN}"),
+            format!("rm {}", super::shell(&candidate.found_at)),
+        ),
         Status::Refused | Status::Failed if candidate.remedy.is_empty() => Check::problem("plugin", found, OTHER_BUILD),
         Status::Refused | Status::Failed => Check::problem("plugin", found, candidate.remedy.clone()),
         // Most machines lack the hardware for most backends: the remedy is an offer.

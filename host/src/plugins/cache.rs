@@ -7,7 +7,7 @@ use crate::worker::protocol::ProbeReport;
 use pajamas_plugin_api::Availability;
 use pajamas_plugin_api::abi::wire;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,6 +16,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const MAGIC: &[u8] = b"pajamas-plugin-cache-1\n";
 /// Bytes that the file may have.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Environments that a plugin's answers are remembered for.
+const ENVIRONMENTS_MAX: usize = 4;
 /// How long the answer of a plugin that runs here counts. What changes it is noticed before, as a rule.
 const AVAILABLE_FOR: Duration = Duration::from_secs(3600);
 /// How long any other answer counts: whoever mends something wants to see it.
@@ -27,8 +29,9 @@ pub struct Cache {
     /// By what it was written: another host, API or worker asks afresh.
     writer: String,
     entries: BTreeMap<PathBuf, Entry>,
+    /// The paths whose entries changed since they were read.
     #[serde(skip)]
-    changed: bool,
+    changed: BTreeSet<PathBuf>,
 }
 
 /// What is remembered of one.
@@ -38,8 +41,8 @@ pub struct Entry {
     pub file: PluginFile,
     /// The SHA-256 of what was in them.
     pub sha256: String,
-    /// What it answered; none if it was never asked.
-    pub answer: Option<Answer>,
+    /// What it answered in each of the last environments, the latest first.
+    answers: Vec<Answer>,
     /// What its arithmetic came to; none if that was never checked.
     pub verdict: Option<Verdict>,
 }
@@ -49,7 +52,7 @@ pub struct Entry {
 pub struct Answer {
     /// In seconds since 1970.
     pub asked_at: u64,
-    /// The [`fingerprint`](super::environment::fingerprint) of then.
+    /// The [`everything`](super::environment::everything) of then.
     pub environment: String,
     /// The answer, or why there is none.
     pub result: Result<ProbeReport, Failure>,
@@ -69,12 +72,41 @@ pub struct Failure {
 /// What checking a backend's arithmetic came to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// The fingerprint of then.
-    pub environment: String,
+    /// In seconds since 1970.
+    pub reached_at: u64,
+    /// The [`drivers`](super::environment::drivers) of then.
+    pub drivers: String,
     /// What it was checked against.
     pub reference: String,
-    /// Why it must not be used; none if it computes rightly.
-    pub wrong: Option<String>,
+    /// What was found.
+    pub finding: Finding,
+}
+
+/// What was found of a backend's arithmetic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Finding {
+    /// It computes rightly.
+    Right,
+    /// It computes wrongly, so.
+    Wrong(String),
+    /// It took its process along, so.
+    Crashed(String),
+    /// It could not be checked, because.
+    Unchecked(String),
+}
+
+impl Verdict {
+    /// Whether it still counts, at `now` with these `drivers`, for this `reference`. Numbers do not change by themselves; what
+    /// crashed may have lacked memory.
+    pub fn counts(&self, now: u64, drivers: &str, reference: &str) -> bool {
+        let lasts = match self.finding {
+            Finding::Right | Finding::Wrong(_) => Duration::MAX,
+            Finding::Crashed(_) => OTHERWISE_FOR,
+            Finding::Unchecked(_) => AVAILABLE_FOR,
+        };
+        let age = now.saturating_sub(self.reached_at);
+        self.drivers == drivers && self.reference == reference && age < lasts.as_secs()
+    }
 }
 
 impl Answer {
@@ -114,8 +146,7 @@ impl Cache {
 
     /// The answer that `file` gave, if it still counts.
     pub fn answer(&self, file: &PluginFile, environment: &str) -> Option<&Answer> {
-        let answer = self.entry(file)?.answer.as_ref()?;
-        answer.is_fresh(now(), environment).then_some(answer)
+        self.entry(file)?.answers.iter().find(|answer| answer.is_fresh(now(), environment))
     }
 
     /// Remembers `file` and its sum. What was known of other contents is forgotten.
@@ -126,38 +157,41 @@ impl Cache {
         }
         // The same bytes under a new date compute what they did.
         let verdict = old.filter(|entry| entry.sha256 == sha256).and_then(|entry| entry.verdict.clone());
-        let entry = Entry { file: file.clone(), sha256: sha256.into(), answer: None, verdict };
+        let entry = Entry { file: file.clone(), sha256: sha256.into(), answers: vec![], verdict };
         self.entries.insert(file.path.clone(), entry);
-        self.changed = true;
+        self.changed.insert(file.path.clone());
     }
 
     /// Remembers an answer of `file`, which is remembered.
     pub fn set_answer(&mut self, file: &PluginFile, answer: Answer) {
         if let Some(entry) = self.entries.get_mut(&file.path).filter(|entry| entry.file == *file) {
-            entry.answer = Some(answer);
-            self.changed = true;
+            entry.answers.retain(|other| other.environment != answer.environment);
+            entry.answers.insert(0, answer);
+            entry.answers.truncate(ENVIRONMENTS_MAX);
+            self.changed.insert(file.path.clone());
         }
     }
 
     /// Remembers what checking `file`, which is remembered, came to.
     pub fn set_verdict(&mut self, file: &PluginFile, verdict: Option<Verdict>) {
         if let Some(entry) = self.entries.get_mut(&file.path).filter(|entry| entry.file == *file) {
-            self.changed |= entry.verdict != verdict;
-            entry.verdict = verdict;
+            if entry.verdict != verdict {
+                entry.verdict = verdict;
+                self.changed.insert(file.path.clone());
+            }
         }
     }
 
-    /// Writes the cache, whole or not at all, if anything changed. What others have written meanwhile stays, where it is
-    /// of other plugins; entries of files that are gone go.
+    /// Writes what changed, whole or not at all. What others have written meanwhile of other plugins stays; entries of files
+    /// that are gone go.
     pub fn write(mut self, config: &Config) {
-        if !self.changed {
+        if self.changed.is_empty() {
             return;
         }
         let path = path(config);
         if let Some(theirs) = Self::parse(&path).filter(|cache| cache.writer == self.writer) {
-            for (path, entry) in theirs.entries {
-                self.entries.entry(path).or_insert(entry);
-            }
+            let own = std::mem::replace(&mut self.entries, theirs.entries);
+            self.entries.extend(own.into_iter().filter(|(path, _)| self.changed.contains(path)));
         }
         self.entries.retain(|path, _| path.exists());
         let bytes = [MAGIC, &wire::encode(&self)].concat();
@@ -229,11 +263,15 @@ mod tests {
         let other = home.path().join("liby.so");
         std::fs::write(&other, "y").unwrap();
         let other = PluginFile::examine(&other, None).unwrap();
-        let mut late = Cache { writer: writer(), ..Cache::default() };
+        let (mut early, mut late) = (Cache::read(&config), Cache::read(&config));
+        early.set_answer(&file, answer(Availability::no("no driver", ""), now()));
+        early.write(&config);
         late.remember(&other, "other");
         late.write(&config);
         let both = Cache::read(&config);
-        assert!(both.entry(&file).is_some() && both.entry(&other).is_some());
+        assert!(both.entry(&other).is_some());
+        let kept = both.answer(&file, "here").unwrap().result.as_ref().unwrap();
+        assert_ne!(kept.availability, Availability::QuantizeOnly, "the newer answer stays");
         let whole = std::fs::read(path(&config)).unwrap();
         for damaged in [&whole[..whole.len() / 2], b"", b"nonsense", &[MAGIC, &[0xc1; 100]].concat()] {
             std::fs::write(path(&config), damaged).unwrap();
@@ -256,7 +294,10 @@ mod tests {
         let mut cache = Cache::default();
         let first = examine("x");
         cache.remember(&first, "sum");
-        let verdict = Verdict { environment: "here".into(), reference: "r".into(), wrong: None };
+        let verdict = Verdict { reached_at: 5, drivers: "d".into(), reference: "r".into(), finding: Finding::Right };
+        assert!(verdict.counts(u64::MAX, "d", "r") && !verdict.counts(5, "other", "r") && !verdict.counts(5, "d", "s"));
+        let crashed = Verdict { finding: Finding::Crashed("x".into()), ..verdict.clone() };
+        assert!(crashed.counts(6, "d", "r") && !crashed.counts(5 + OTHERWISE_FOR.as_secs(), "d", "r"));
         cache.set_verdict(&first, Some(verdict.clone()));
         let again = examine("y");
         cache.remember(&again, "sum");

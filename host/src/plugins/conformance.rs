@@ -1,5 +1,6 @@
 //! Runs the rules of the plugin API's conformance kit on a plugin, each in a worker process of its own.
 
+use super::file::PluginFile;
 use super::{Candidate, arithmetic, judge, named};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -61,8 +62,7 @@ pub fn find(file: &Path, config: &Config) -> Result<PathBuf> {
     let candidates = super::inventory(config);
     let name = file.to_string_lossy();
     if let [first, ..] = named(&candidates, &name).as_slice() {
-        let bundle = first.file.as_ref().and_then(|file| file.bundle.clone());
-        return Ok(bundle.unwrap_or_else(|| first.path.clone()));
+        return Ok(first.bundle.clone().unwrap_or_else(|| first.path.clone()));
     }
     let installed = candidates.iter().map(Candidate::name).collect();
     Err(Error::UnknownBackend { name: name.into_owned(), installed })
@@ -80,10 +80,14 @@ pub fn verify(
     config: &Config,
     starting: &mut dyn FnMut(&str),
 ) -> Result<Checked> {
-    let candidate = judge(path, config);
+    // One that lies in a plugin folder is loaded only if it would be otherwise.
+    let examined = judge(path, config);
+    let installed = super::inventory(config).into_iter().find(|candidate| candidate.path == examined.path);
+    let candidate = installed.unwrap_or(examined);
+    let scratch = tempfile::tempdir().map_err(Error::io("creating", &std::env::temp_dir()))?;
     let file = candidate.file()?;
     let mut subject = Subject::new(&candidate.path);
-    subject.cache_dir = config.cache_dir();
+    subject.cache_dir = scratch.path().to_owned();
     subject.threads = config.threads.unwrap_or_else(crate::hardware::physical_cores);
     match model {
         Some(model) => subject.model = Some(std::path::absolute(model).map_err(Error::io("resolving", model))?),
@@ -97,17 +101,29 @@ pub fn verify(
     for rule in RULES.iter().filter(|rule| wanted(rule.number)) {
         starting(rule.name);
         let started = Instant::now();
-        let mut worker = Worker::start(config)?;
-        let request = Request::Check { plugin: file.clone(), rule: rule.number, subject: Box::new(subject.clone()) };
-        let outcome = match worker.send(&request).and_then(|()| worker.receive(Some(rule.timeout()))) {
-            Ok(Reply::Checked(outcome)) => outcome,
-            Ok(Reply::Failed(error)) => Outcome::Failed { reason: error.to_string() },
-            Ok(other) => Outcome::Failed { reason: worker.confused(&other).to_string() },
-            Err(error) => Outcome::Failed { reason: error.to_string() },
-        };
+        let mut outcome = check(rule, file, &subject, config)?;
+        // What is measured on a busy machine is measured again.
+        if matches!(outcome, Outcome::Failed { .. }) && rule.is_measured() {
+            outcome = check(rule, file, &subject, config)?;
+        }
         results.push(RuleResult { rule, outcome, seconds: started.elapsed().as_secs_f64() });
     }
     Ok(Checked { name: candidate.name(), path: candidate.path.clone(), results })
+}
+
+/// Checks one rule in a worker process.
+///
+/// # Errors
+/// When it cannot be started.
+fn check(rule: &Rule, file: &PluginFile, subject: &Subject, config: &Config) -> Result<Outcome> {
+    let mut worker = Worker::start(config)?;
+    let request = Request::Check { plugin: file.clone(), rule: rule.number, subject: Box::new(subject.clone()) };
+    Ok(match worker.send(&request).and_then(|()| worker.receive(Some(rule.timeout()))) {
+        Ok(Reply::Checked(outcome)) => outcome,
+        Ok(Reply::Failed(error)) => Outcome::Failed { reason: error.to_string() },
+        Ok(other) => Outcome::Failed { reason: worker.confused(&other).to_string() },
+        Err(error) => Outcome::Failed { reason: error.to_string() },
+    })
 }
 
 #[cfg(test)]

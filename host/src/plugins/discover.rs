@@ -10,16 +10,21 @@ use std::path::{Path, PathBuf};
 const BUNDLE_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// The file that makes a folder a bundle.
 pub const BUNDLE_FILE: &str = "plugin.toml";
+const BUNDLE_REMEDY: &str = "`plugin.toml` names a library of its own folder: library = \"libname.so\"";
 
 /// A file that may be a plugin.
 #[derive(Debug)]
 pub struct Found {
-    /// Its path, canonical unless it is shadowed or leads nowhere.
+    /// The name it goes by in its folder: the file's, or the bundle folder's.
+    pub name: OsString,
+    /// Where it was found: a file, a bundle folder, or a link to either.
+    pub found_at: PathBuf,
+    /// The library, by its canonical path where it has one.
     pub path: PathBuf,
     /// The bundle folder that it is the library of.
     pub bundle: Option<PathBuf>,
-    /// The file that hides it: of the same name in an earlier folder, or the same file under another name.
-    pub shadowed_by: Option<PathBuf>,
+    /// The place where the same file was found, too, if that one counts.
+    pub same_as: Option<PathBuf>,
     /// Why it cannot be one, where that shows already.
     pub refusal: Option<Refusal>,
 }
@@ -35,28 +40,30 @@ pub enum Searched {
     Unreadable(String),
 }
 
-/// Every file with a shared library's extension in `dirs`, and the entry library of every bundle folder.
+/// Every file with a shared library's extension in `dirs`, and the entry library of every bundle folder. Of one file that
+/// is found in several places the first counts, but for links: a link counts where nothing else leads to its file.
 pub fn discover(dirs: &[PathBuf]) -> Vec<Found> {
-    let mut by_name: HashMap<OsString, PathBuf> = HashMap::new();
-    let mut by_path: HashMap<PathBuf, PathBuf> = HashMap::new();
+    let mut searched: Vec<PathBuf> = Vec::new();
     let mut found = Vec::new();
-    for entry in dirs.iter().flat_map(|dir| entries(dir).unwrap_or_default()) {
-        let Entry { name, path, mut bundle, mut refusal } = entry;
-        let canonical = path.canonicalize().unwrap_or_else(|error| {
-            refusal.get_or_insert_with(|| leads_nowhere(&path, &error));
-            path.clone()
-        });
+    for dir in dirs {
         // The same folder named twice is no news.
-        if by_name.get(&name) == Some(&canonical) {
-            continue;
+        let canonical = dir.canonicalize().unwrap_or_else(|_| dir.clone());
+        if !searched.contains(&canonical) {
+            found.extend(entries(dir).unwrap_or_default().into_iter().map(Entry::resolve));
+            searched.push(canonical);
         }
-        let shadowed_by = by_name.get(&name).or_else(|| by_path.get(&canonical)).cloned();
-        if refusal.is_none() {
-            by_name.entry(name).or_insert_with(|| canonical.clone());
-            by_path.entry(canonical.clone()).or_insert_with(|| canonical.clone());
+    }
+    let mut counts: HashMap<PathBuf, (bool, PathBuf)> = HashMap::new();
+    for file in &found {
+        let is_link = file.found_at.is_symlink();
+        let known = counts.entry(file.path.clone()).or_insert_with(|| (is_link, file.found_at.clone()));
+        if known.0 && !is_link {
+            *known = (false, file.found_at.clone());
         }
-        bundle = bundle.map(|bundle| bundle.canonicalize().unwrap_or(bundle));
-        found.push(Found { path: if shadowed_by.is_some() { path } else { canonical }, bundle, shadowed_by, refusal });
+    }
+    for file in &mut found {
+        let counting = counts.get(&file.path).map(|(_, found_at)| found_at);
+        file.same_as = counting.filter(|counting| **counting != file.found_at).cloned();
     }
     found
 }
@@ -74,23 +81,31 @@ pub fn folders(dirs: &[PathBuf]) -> Vec<Searched> {
 /// What lies at `path`: a bundle folder, or something that is taken for a library, whatever its name.
 pub fn at(path: &Path) -> Found {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let entry = bundle(&path).unwrap_or(Entry { name: OsString::new(), path, bundle: None, refusal: None });
-    let Entry { path, bundle, mut refusal, .. } = entry;
-    let canonical = path.canonicalize().unwrap_or_else(|error| {
-        refusal.get_or_insert_with(|| leads_nowhere(&path, &error));
-        path
-    });
-    let bundle = bundle.map(|bundle| bundle.canonicalize().unwrap_or(bundle));
-    Found { path: canonical, bundle, shadowed_by: None, refusal }
+    let alone =
+        || Entry { name: OsString::new(), path: path.clone(), library: path.clone(), is_bundle: false, refusal: None };
+    bundle(&path).unwrap_or_else(alone).resolve()
 }
 
 /// Something in a folder that goes by the name of a plugin.
 struct Entry {
-    /// The file's name, or the bundle folder's.
     name: OsString,
+    /// A file or a bundle folder.
     path: PathBuf,
-    bundle: Option<PathBuf>,
+    library: PathBuf,
+    is_bundle: bool,
     refusal: Option<Refusal>,
+}
+
+impl Entry {
+    fn resolve(self) -> Found {
+        let Self { name, path: found_at, library, is_bundle, mut refusal } = self;
+        let path = library.canonicalize().unwrap_or_else(|error| {
+            refusal.get_or_insert_with(|| leads_nowhere(&library, is_bundle, &error));
+            library
+        });
+        let bundle = is_bundle.then(|| found_at.canonicalize().unwrap_or_else(|_| found_at.clone()));
+        Found { name, found_at, path, bundle, same_as: None, refusal }
+    }
 }
 
 /// What may be plugins in `dir`, sorted by name.
@@ -105,7 +120,8 @@ fn entry(path: PathBuf) -> Option<Entry> {
     if name.to_string_lossy().starts_with('.') {
         return None;
     }
-    bundle(&path).or_else(|| is_library(&path).then_some(Entry { name, path, bundle: None, refusal: None }))
+    let library = || Entry { name, library: path.clone(), path: path.clone(), is_bundle: false, refusal: None };
+    bundle(&path).or_else(|| is_library(&path).then(library))
 }
 
 /// The bundle at `path`, if it is one.
@@ -115,13 +131,11 @@ fn bundle(path: &Path) -> Option<Entry> {
         return None;
     }
     let name = path.file_name()?.to_owned();
-    Some(match bundle_library(&bundle_file) {
-        Ok(library) => Entry { name, path: path.join(library), bundle: Some(path.to_owned()), refusal: None },
-        Err(reason) => {
-            let remedy = format!("`{BUNDLE_FILE}` names the library: library = \"libname.so\"");
-            Entry { name, path: path.to_owned(), bundle: None, refusal: Some(Refusal::new(reason, remedy)) }
-        }
-    })
+    let (library, refusal) = match bundle_library(&bundle_file) {
+        Ok(library) => (path.join(library), None),
+        Err(reason) => (path.to_owned(), Some(Refusal::new(reason, BUNDLE_REMEDY))),
+    };
+    Some(Entry { name, path: path.to_owned(), library, is_bundle: true, refusal })
 }
 
 /// Whether `path` has the name of a shared library, of whatever system.
@@ -150,7 +164,7 @@ fn bundle_library(path: &Path) -> Result<PathBuf, String> {
 }
 
 /// Why `path` has no canonical one.
-fn leads_nowhere(path: &Path, error: &std::io::Error) -> Refusal {
+fn leads_nowhere(path: &Path, is_bundle: bool, error: &std::io::Error) -> Refusal {
     let remedy = format!("rm {}", crate::text::quoted(&path.to_string_lossy()));
     match std::fs::read_link(path) {
         Ok(target) if error.kind() == ErrorKind::NotFound => {
@@ -158,6 +172,10 @@ fn leads_nowhere(path: &Path, error: &std::io::Error) -> Refusal {
             Refusal::new(reason, remedy)
         }
         Ok(_) => Refusal::new(format!("it is a link that leads nowhere: {error}"), remedy),
+        Err(_) if is_bundle && error.kind() == ErrorKind::NotFound => {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            Refusal::new(format!("its `{BUNDLE_FILE}` names `{name}`, which is not there"), BUNDLE_REMEDY)
+        }
         Err(_) => Refusal::new(format!("it cannot be read: {error}"), NO_PLUGIN),
     }
 }
@@ -180,7 +198,7 @@ mod tests {
         let names: Vec<_> =
             found.iter().map(|f| f.path.strip_prefix(root.path().canonicalize().unwrap()).unwrap()).collect();
         assert_eq!(names, ["a/libb.so", "a/libz.so", "b/libz.so"].map(Path::new));
-        assert_eq!(found[2].shadowed_by.as_deref(), Some(a.join("libz.so").canonicalize().unwrap().as_path()));
+        assert!(found.iter().all(|file| file.same_as.is_none()));
         let searched = folders(&dirs);
         assert_eq!(searched[1..4], [Searched::Found(1), Searched::Found(2), Searched::Missing]);
         assert!(matches!(&searched[4], Searched::Unreadable(_)));
@@ -212,12 +230,13 @@ mod tests {
             let refusal = found(text).refusal.unwrap();
             assert!(refusal.reason.contains(reason), "{text}: {}", refusal.reason);
         }
-        assert_eq!(found("library = 'libgone.so'").refusal.unwrap().remedy, NO_PLUGIN);
+        let gone = found("library = 'libgone.so'").refusal.unwrap();
+        assert_eq!(gone.reason, "its `plugin.toml` names `libgone.so`, which is not there");
     }
 
     #[cfg(unix)]
     #[test]
-    fn links_that_lead_nowhere_are_refused_and_hide_nobody() {
+    fn links_that_lead_nowhere_are_refused_and_a_file_counts_before_a_link_to_it() {
         use std::os::unix::fs::symlink;
         let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         symlink("gone.so", a.path().join("libx.so")).unwrap();
@@ -227,6 +246,14 @@ mod tests {
         let reason = |index: usize| found[index].refusal.as_ref().map(|refusal| refusal.reason.clone());
         assert_eq!(reason(0).unwrap(), "it is a link to `gone.so`, which is not there");
         assert!(reason(1).unwrap().starts_with("it is a link that leads nowhere"));
-        assert!(reason(2).is_none() && found[2].shadowed_by.is_none());
+        assert!(reason(2).is_none() && found[2].same_as.is_none());
+        let (first, file) = (b.path().join("a.so"), b.path().join("libx.so"));
+        symlink(&file, &first).unwrap();
+        let found = discover(&[b.path().to_owned()]);
+        assert_eq!((found[0].same_as.as_ref(), found[1].same_as.as_ref()), (Some(&file), None));
+        std::fs::rename(&file, b.path().join("elsewhere")).unwrap();
+        symlink("elsewhere", &file).unwrap();
+        let found = discover(&[b.path().to_owned()]);
+        assert_eq!((found[0].same_as.as_ref(), found[1].same_as.as_ref()), (None, Some(&first)), "of links the first");
     }
 }

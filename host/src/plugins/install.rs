@@ -2,6 +2,7 @@
 //! one takes its name, and who has the old one loaded keeps that.
 
 use super::discover::{BUNDLE_FILE, is_library};
+use super::file::PluginFile;
 use super::pins::Pins;
 use super::{Candidate, Status, examine, judge};
 use crate::config::Config;
@@ -9,11 +10,17 @@ use crate::error::{Error, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// How the hidden names of copies begin that are not whole yet, before a process's number.
+const PARTIAL: &str = ".partial-";
+/// How the hidden names of bundles begin that are being replaced.
+const ASIDE: &str = ".old-";
+
 /// Copies the plugin at `source`, a library or a bundle folder, into the home's plugin folder, where it replaces one of the
 /// same file name, and accepts its contents. The copy is looked at, and asked in a worker process, before it gets its name.
 ///
 /// # Errors
-/// When it is none, or fails when asked and `anyway` is false, or cannot be copied. Then nothing is changed.
+/// When it is none, or fails when asked and `anyway` is false, or cannot be copied: then nothing is changed. When its sum cannot be
+/// remembered, too; then it is installed.
 pub fn install(source: &Path, anyway: bool, config: &Config) -> Result<PathBuf> {
     let source = source.canonicalize().map_err(Error::io("opening", source))?;
     let name = source.file_name().unwrap_or_default();
@@ -36,7 +43,8 @@ pub fn install(source: &Path, anyway: bool, config: &Config) -> Result<PathBuf> 
         return Err(refused(format!("`{}` is installed already", source.display()), ""));
     }
     // Hidden, so that nobody takes it for a plugin; a library keeps its extension, by which it is known.
-    let partial = folder.join(format!(".partial-{}-{}", std::process::id(), name.to_string_lossy()));
+    clear_leftovers(&folder);
+    let partial = folder.join(format!("{PARTIAL}{}-{}", std::process::id(), name.to_string_lossy()));
     let guard = Leftover(&partial);
     remove(&partial)?;
     copy(&source, &partial)?;
@@ -48,6 +56,7 @@ pub fn install(source: &Path, anyway: bool, config: &Config) -> Result<PathBuf> 
         };
         return Err(refused(format!("`{}` is not installed: {}", source.display(), candidate.reason), hint));
     }
+    // Before anything is changed: a list that cannot be read would not be written either.
     let mut pins = Pins::read(config)?;
     swap(&partial, &target)?;
     drop(guard);
@@ -57,26 +66,31 @@ pub fn install(source: &Path, anyway: bool, config: &Config) -> Result<PathBuf> 
     Ok(library)
 }
 
-/// Removes the plugin `candidate`, which lies in the home's plugin folder: its file, or its bundle folder.
+/// Removes the plugin `candidate`, which lies in the home's plugin folder: its file, its bundle folder, or the link that it
+/// was found by, and not what that leads to.
 ///
 /// # Errors
 /// When it lies elsewhere, or cannot be removed.
 pub fn uninstall(candidate: &Candidate, config: &Config) -> Result<PathBuf> {
     let folder = config.home.join("plugins");
-    let folder = folder.canonicalize().unwrap_or(folder);
-    let inside = candidate.path.strip_prefix(&folder).ok().and_then(|inside| inside.components().next());
-    let Some(name) = inside else {
+    let found_at = &candidate.found_at;
+    if !is_in(found_at, &folder) {
         return Err(Error::Refused {
-            message: format!("`{}` does not lie in `{}`", candidate.path.display(), folder.display()),
-            hint: format!("rm {}", crate::text::quoted(&candidate.path.to_string_lossy())),
+            message: format!("`{}` does not lie in `{}`", found_at.display(), folder.display()),
+            hint: format!("rm -r {}", crate::text::quoted(&found_at.to_string_lossy())),
         });
-    };
-    let path = folder.join(name);
-    remove(&path)?;
+    }
+    remove(found_at)?;
     let mut pins = Pins::read(config)?;
     pins.forget(&candidate.path);
     pins.write(config)?;
-    Ok(path)
+    Ok(found_at.clone())
+}
+
+/// Whether `path` names something in `folder`, whichever way that is written.
+pub fn is_in(path: &Path, folder: &Path) -> bool {
+    let canonical = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    path.parent().is_some_and(|parent| canonical(parent) == canonical(folder))
 }
 
 /// Accepts the present contents of `candidate`, and gives their SHA-256.
@@ -84,8 +98,7 @@ pub fn uninstall(candidate: &Candidate, config: &Config) -> Result<PathBuf> {
 /// # Errors
 /// When it may not be loaded for another reason than its contents.
 pub fn accept(candidate: &Candidate, config: &Config) -> Result<String> {
-    let bundle = bundle_of(&candidate.path);
-    let current = judge(bundle.unwrap_or(&candidate.path), config);
+    let current = judge(candidate.bundle.as_ref().unwrap_or(&candidate.path), config);
     current.file()?;
     let mut pins = Pins::read(config)?;
     pins.accept(&candidate.path, &current.sha256);
@@ -93,9 +106,29 @@ pub fn accept(candidate: &Candidate, config: &Config) -> Result<String> {
     Ok(current.sha256)
 }
 
-/// The bundle folder that the library at `path` is the library of.
-fn bundle_of(path: &Path) -> Option<&Path> {
-    path.parent().filter(|folder| folder.join(BUNDLE_FILE).is_file())
+/// Removes what installations left that were ended half-way, by processes that are gone.
+fn clear_leftovers(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let rest = [PARTIAL, ASIDE].iter().find_map(|start| name.strip_prefix(start));
+        let process = rest.and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+        if process.is_some_and(|process| process != std::process::id() && !is_running(process)) {
+            // What cannot be removed is hidden, and harms nobody.
+            let _ = remove(&entry.path());
+        }
+    }
+}
+
+#[cfg(unix)]
+fn is_running(process: u32) -> bool {
+    // SAFETY: signal 0 asks, and does nothing.
+    let answer = libc::pid_t::try_from(process).map(|process| unsafe { libc::kill(process, 0) });
+    answer.is_ok_and(|answer| answer == 0 || std::io::Error::last_os_error().raw_os_error() == Some(libc::EPERM))
+}
+
+#[cfg(not(unix))]
+fn is_running(_: u32) -> bool {
+    true
 }
 
 /// What is removed when it is no longer needed, or something failed before.
@@ -120,25 +153,43 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Copies a file or a folder, synced to disk, so that nobody but the user can write to it. Links become what they lead to.
+/// Copies a file, or the files of a bundle, synced to disk. Nobody else can open the copy before it is whole, and nobody
+/// else can write to it then. Links become what they lead to.
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    let metadata = fs::metadata(from).map_err(Error::io("reading", from))?;
-    if metadata.is_dir() {
-        fs::create_dir(to).map_err(Error::io("creating", to))?;
-        protect(to, 0o755)?;
-        for entry in fs::read_dir(from).map_err(Error::io("reading", from))? {
-            let entry = entry.map_err(Error::io("reading", from))?;
-            copy(&entry.path(), &to.join(entry.file_name()))?;
-        }
-        return Ok(());
+    if !from.is_dir() {
+        return copy_file(from, to);
     }
-    if !metadata.is_file() {
-        let message = format!("`{}` is not a regular file", from.display());
-        return Err(Error::Refused { message, hint: super::preflight::NO_PLUGIN.into() });
-    }
-    fs::copy(from, to).map_err(Error::io("writing", to))?;
+    // Looks at how much it is before anything is copied.
+    let bundle = PluginFile::examine(&from.join(BUNDLE_FILE), Some(from)).map_err(Error::io("reading", from))?;
+    fs::create_dir(to).map_err(Error::io("creating", to))?;
     protect(to, 0o755)?;
-    fs::File::open(to).and_then(|file| file.sync_all()).map_err(Error::io("writing", to))
+    for file in bundle.files() {
+        let target = to.join(file.strip_prefix(from).unwrap_or(file));
+        for folder in
+            target.ancestors().skip(1).take_while(|folder| *folder != to).collect::<Vec<_>>().into_iter().rev()
+        {
+            if !folder.is_dir() {
+                fs::create_dir(folder).map_err(Error::io("creating", folder))?;
+                protect(folder, 0o755)?;
+            }
+        }
+        copy_file(file, &target)?;
+    }
+    Ok(())
+}
+
+fn copy_file(from: &Path, to: &Path) -> Result<()> {
+    let (mut source, _) = super::preflight::open_regular(from).map_err(|refusal| Error::Refused {
+        message: format!("`{}` cannot be copied: {}", from.display(), refusal.reason),
+        hint: refusal.remedy,
+    })?;
+    let mut options = fs::File::options();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut target = options.open(to).map_err(Error::io("creating", to))?;
+    std::io::copy(&mut source, &mut target).and_then(|_| target.sync_all()).map_err(Error::io("writing", to))?;
+    protect(to, 0o755)
 }
 
 #[cfg(unix)]
@@ -163,7 +214,7 @@ fn swap(new: &Path, target: &Path) -> Result<()> {
         return fs::rename(new, target).map_err(Error::io("writing", target));
     }
     let name = target.file_name().unwrap_or_default().to_string_lossy();
-    let aside = target.with_file_name(format!(".old-{}-{name}", std::process::id()));
+    let aside = target.with_file_name(format!("{ASIDE}{}-{name}", std::process::id()));
     fs::rename(target, &aside).map_err(Error::io("moving", target))?;
     match fs::rename(new, target) {
         Ok(()) => remove(&aside),
@@ -201,6 +252,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (from, to) = (dir.path().join("from"), dir.path().join("to"));
         fs::create_dir(&from).unwrap();
+        fs::write(from.join(BUNDLE_FILE), "library = 'file'").unwrap();
         fs::write(from.join("file"), "x").unwrap();
         fs::set_permissions(from.join("file"), fs::Permissions::from_mode(0o666)).unwrap();
         symlink("file", from.join("link")).unwrap();

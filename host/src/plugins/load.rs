@@ -21,7 +21,7 @@ pub fn load(file: &PluginFile, config: &Config) -> Result<Plugin> {
 /// # Errors
 /// `Unsupported` when it is another file or may not be loaded any more; else those of [`Plugin::open`].
 pub fn open(file: &PluginFile, services: HostServices) -> pajamas_plugin_api::Result<Plugin> {
-    super::trust::check(file).map_err(|Refusal { reason, remedy, .. }| {
+    super::trust::check(file, &file.path).map_err(|Refusal { reason, remedy, .. }| {
         Error::unsupported(format!("`{}` may not be loaded: {reason}", file.path.display())).with_hint(remedy)
     })?;
     if !file.is_unchanged() {

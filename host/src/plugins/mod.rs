@@ -29,6 +29,8 @@ use pajamas_plugin_api::manifest::Manifest;
 use pins::{Pins, Trust};
 use preflight::Refusal;
 use serde::Serialize;
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -67,8 +69,12 @@ impl Status {
 /// One file found in the plugin folders, and what became of it.
 #[derive(Debug, Clone)]
 pub struct Candidate {
-    /// Its canonical path.
+    /// Where it was found: its file, its bundle folder, or a link to either.
+    pub found_at: PathBuf,
+    /// Its library's canonical path.
     pub path: PathBuf,
+    /// The bundle folder that it is the library of.
+    pub bundle: Option<PathBuf>,
     /// Its files as they were when they were judged; none where it did not come that far.
     pub file: Option<PluginFile>,
     /// The SHA-256 of its contents; empty where it did not come that far.
@@ -112,7 +118,9 @@ impl Candidate {
     /// A candidate of which nothing is known yet.
     pub fn new(path: PathBuf) -> Self {
         Self {
+            found_at: path.clone(),
             path,
+            bundle: None,
             file: None,
             sha256: String::new(),
             manifest: None,
@@ -123,6 +131,11 @@ impl Candidate {
             asked_at: None,
             stderr: String::new(),
         }
+    }
+
+    fn of(found: &Found) -> Self {
+        let (found_at, bundle) = (found.found_at.clone(), found.bundle.clone());
+        Self { found_at, bundle, ..Self::new(found.path.clone()) }
     }
 
     fn refuse(&mut self, refusal: Refusal) {
@@ -193,8 +206,7 @@ pub fn examine(path: &Path, config: &Config) -> Candidate {
 
 /// Every plugin file, looked at without asking any: what may be loaded has its `file`.
 pub fn inventory(config: &Config) -> Vec<Candidate> {
-    let mut survey = Survey::new(config, false);
-    discover::discover(&config.plugin_dirs).into_iter().map(|found| survey.judge(found, true)).collect()
+    Survey::new(config, false).judge_all()
 }
 
 /// Looks at one file as [`examine`] does, without loading it.
@@ -205,7 +217,8 @@ pub fn judge(path: &Path, config: &Config) -> Candidate {
 /// The candidates that go by `name`: the backend's, or the file's.
 pub fn named<'a>(candidates: &'a [Candidate], name: &str) -> Vec<&'a Candidate> {
     let called = |candidate: &&Candidate| {
-        candidate.name() == name || candidate.path.file_name().is_some_and(|file| file.to_string_lossy() == name)
+        let files = [&candidate.found_at, &candidate.path].map(|path| path.file_name());
+        candidate.name() == name || files.iter().flatten().any(|file| file.to_string_lossy() == name)
     };
     candidates.iter().filter(called).collect()
 }
@@ -228,15 +241,17 @@ impl<'a> Survey<'a> {
     fn new(config: &'a Config, afresh: bool) -> Self {
         let (pins, pins_error) = match Pins::read(config) {
             Ok(pins) => (pins, None),
-            Err(error) => (Pins::default(), Some(error)),
+            Err(error) => {
+                tracing::warn!("{error}; changes of plugins are not noticed");
+                (Pins::default(), Some(error))
+            }
         };
-        let environment = environment::fingerprint();
+        let environment = environment::everything();
         Self { config, cache: Cache::read(config), pins, pins_error, environment, afresh, keep: true }
     }
 
     fn run(mut self) -> Vec<Candidate> {
-        let found = discover::discover(&self.config.plugin_dirs);
-        let mut candidates: Vec<Candidate> = found.into_iter().map(|found| self.judge(found, true)).collect();
+        let mut candidates = self.judge_all();
         // Of several builds of one backend for one CPU level, the next is asked only when those before it had no answer.
         let mut rest: Vec<usize> = (0..candidates.len()).filter(|&index| candidates[index].file.is_some()).collect();
         while !rest.is_empty() {
@@ -251,7 +266,9 @@ impl<'a> Survey<'a> {
             });
             self.ask(&mut candidates, &round);
             rest.retain(|&index| {
-                let twin = |other: &&Candidate| other.report.is_some() && same_backend(other, &candidates[index]);
+                // One that computes wrongly has answered, and is no reason to leave another out.
+                let answered = |other: &&Candidate| other.report.is_some() && other.status != Status::Failed;
+                let twin = |other: &&Candidate| answered(other) && same_backend(other, &candidates[index]);
                 let Some(twin) = candidates.iter().find(twin).map(|twin| twin.path.clone()) else { return true };
                 let candidate = &mut candidates[index];
                 candidate.status = Status::Shadowed;
@@ -271,16 +288,34 @@ impl<'a> Survey<'a> {
         candidates
     }
 
+    /// Looks at every file in the plugin folders. A file whose name an earlier one has is shadowed, unless that one may not be
+    /// loaded.
+    fn judge_all(&mut self) -> Vec<Candidate> {
+        let mut taken: HashMap<OsString, PathBuf> = HashMap::new();
+        let mut candidates = Vec::new();
+        for found in discover::discover(&self.config.plugin_dirs) {
+            let name = found.name.clone();
+            if let Some(first) = found.same_as.as_ref().or_else(|| taken.get(&name)).cloned() {
+                let mut candidate = Candidate::of(&found);
+                candidate.manifest = preflight::preflight(&candidate.path).ok();
+                candidate.status = Status::Shadowed;
+                candidate.reason = format!("`{}` comes first", first.display());
+                candidates.push(candidate);
+                continue;
+            }
+            let candidate = self.judge(found, true);
+            if candidate.file.is_some() {
+                taken.insert(name, candidate.found_at.clone());
+            }
+            candidates.push(candidate);
+        }
+        candidates
+    }
+
     /// Looks at a file without loading it. What may be loaded has its `file`; what is `pinned` must have been accepted.
     fn judge(&mut self, found: Found, pinned: bool) -> Candidate {
-        let mut candidate = Candidate::new(found.path);
-        if let Some(earlier) = found.shadowed_by {
-            candidate.manifest = preflight::preflight(&candidate.path).ok();
-            candidate.status = Status::Shadowed;
-            candidate.reason = format!("`{}` comes first", earlier.display());
-            return candidate;
-        }
-        if let Err(refusal) = self.accept(&mut candidate, found.bundle.as_deref(), found.refusal, pinned) {
+        let mut candidate = Candidate::of(&found);
+        if let Err(refusal) = self.accept(&mut candidate, found.refusal, pinned) {
             candidate.file = None;
             candidate.refuse(refusal);
         }
@@ -290,7 +325,6 @@ impl<'a> Survey<'a> {
     fn accept(
         &mut self,
         candidate: &mut Candidate,
-        bundle: Option<&Path>,
         refusal: Option<Refusal>,
         pinned: bool,
     ) -> std::result::Result<(), Refusal> {
@@ -300,10 +334,12 @@ impl<'a> Survey<'a> {
         if candidate.path.to_str().is_none() {
             return Err(Refusal::new("its path is not UTF-8", "rename it"));
         }
-        candidate.manifest = Some(preflight::preflight(&candidate.path)?);
         let unreadable = |error: std::io::Error| Refusal::new(format!("it cannot be read: {error}"), "");
-        let file = PluginFile::examine(&candidate.path, bundle).map_err(unreadable)?;
-        trust::check(&file)?;
+        // Before anything is read: what is read later and differs is noticed when it is loaded.
+        let file = PluginFile::examine(&candidate.path, candidate.bundle.as_deref());
+        candidate.manifest = Some(preflight::preflight(&candidate.path)?);
+        let file = file.map_err(unreadable)?;
+        trust::check(&file, &candidate.found_at)?;
         let known = self.cache.entry(&file).map(|entry| entry.sha256.clone());
         candidate.sha256 = known.map_or_else(|| file.sha256(), Ok).map_err(unreadable)?;
         if pinned {
@@ -311,7 +347,7 @@ impl<'a> Survey<'a> {
                 Some(error) if self.config.trust == Trust::Pinned => {
                     return Err(Refusal::new(error.to_string(), error.hint().unwrap_or_default()));
                 }
-                _ => self.pins.judge(&candidate.path, &candidate.name(), &candidate.sha256, self.config.trust)?,
+                _ => self.pins.judge(&candidate.path, &candidate.sha256, self.config.trust)?,
             }
         }
         self.cache.remember(&file, &candidate.sha256);
@@ -355,7 +391,7 @@ impl<'a> Survey<'a> {
                 Err(error) => candidates[index]
                     .fail(&Failure { reason: error.to_string(), remedy: error.hint().unwrap_or_default() }),
             }
-            if self.afresh {
+            if self.afresh && self.keep {
                 self.cache.set_verdict(file, None);
             }
         }
@@ -366,8 +402,8 @@ impl<'a> Survey<'a> {
             }
             let entry = candidate.file.as_ref().and_then(|file| self.cache.entry(file));
             let verdict = entry.and_then(|entry| entry.verdict.as_ref());
-            if let Some(wrong) = verdict.and_then(|verdict| arithmetic::wrong(verdict, &self.environment)) {
-                candidate.fail(&arithmetic::failure(wrong));
+            if let Some(failure) = verdict.and_then(arithmetic::against) {
+                candidate.fail(&failure);
             }
         }
     }

@@ -1,11 +1,11 @@
-//! `plugins.lock`: the SHA-256 of every plugin that was accepted, by path. By default a new file is accepted and a changed
-//! one announced; with `trust = "pinned"` only what `plugins install` and `plugins trust` have written here is loaded.
+//! `plugins.lock`: the SHA-256 of every plugin that was accepted, by path. By default a file is accepted when it is first
+//! seen, and a changed one is announced; with `trust = "pinned"` what is new or changed waits for `plugins trust`.
 
 use super::preflight::Refusal;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Its name in the home folder.
@@ -18,7 +18,7 @@ pub enum Trust {
     /// Files that only the user and root can have put there are loaded.
     #[default]
     Default,
-    /// Of these, only those whose contents were accepted by a command.
+    /// Of these, only those whose contents are those that were accepted: before this was set, or by a command since.
     Pinned,
 }
 
@@ -27,8 +27,9 @@ pub enum Trust {
 #[serde(transparent)]
 pub struct Pins {
     plugins: BTreeMap<String, Pin>,
+    /// The paths whose entries changed since they were read.
     #[serde(skip)]
-    changed: bool,
+    changed: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -61,7 +62,7 @@ impl Pins {
     ///
     /// # Errors
     /// When only accepted contents count, and these were not.
-    pub fn judge(&mut self, path: &Path, name: &str, sha256: &str, trust: Trust) -> std::result::Result<(), Refusal> {
+    pub fn judge(&mut self, path: &Path, sha256: &str, trust: Trust) -> std::result::Result<(), Refusal> {
         let known = self.plugins.get(&key(path)).map(|pin| pin.sha256.as_str());
         if known == Some(sha256) {
             return Ok(());
@@ -71,13 +72,12 @@ impl Pins {
                 Some(_) => "its contents have changed since they were trusted",
                 None => "its contents were never trusted, and `trust = \"pinned\"` asks for that",
             };
-            return Err(Refusal::new(reason, format!("pajamas plugins trust {}", crate::text::quoted(name))));
+            // By the file's name: a backend's any file may claim.
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            return Err(Refusal::new(reason, format!("pajamas plugins trust {}", crate::text::quoted(&name))));
         }
         if known.is_some() {
-            tracing::warn!(
-                "the plugin `{name}` has changed since it was last used: `{}` is asked afresh",
-                path.display()
-            );
+            tracing::warn!("the plugin `{}` has changed since it was last used: it is asked afresh", path.display());
         }
         self.accept(path, sha256);
         Ok(())
@@ -86,25 +86,36 @@ impl Pins {
     /// Accepts `sha256` as the contents of the plugin at `path`.
     pub fn accept(&mut self, path: &Path, sha256: &str) {
         let old = self.plugins.insert(key(path), Pin { sha256: sha256.into() });
-        self.changed |= old.is_none_or(|pin| pin.sha256 != sha256);
+        if old.is_none_or(|pin| pin.sha256 != sha256) {
+            self.changed.insert(key(path));
+        }
     }
 
     /// Forgets the plugin at `path`.
     pub fn forget(&mut self, path: &Path) {
-        self.changed |= self.plugins.remove(&key(path)).is_some();
+        if self.plugins.remove(&key(path)).is_some() {
+            self.changed.insert(key(path));
+        }
     }
 
-    /// Writes the file, if anything changed.
+    /// Writes what changed into the file. What others have written meanwhile of other plugins stays.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// When it cannot be read or written.
     pub fn write(&self, config: &Config) -> Result<()> {
-        if !self.changed {
+        if self.changed.is_empty() {
             return Ok(());
+        }
+        let mut current = Self::read(config)?;
+        for path in &self.changed {
+            match self.plugins.get(path) {
+                Some(pin) => _ = current.plugins.insert(path.clone(), pin.clone()),
+                None => _ = current.plugins.remove(path),
+            }
         }
         let head = "# The plugins that pajamas has accepted, with the SHA-256 of their contents.\n\
                     # Written by pajamas; `pajamas plugins trust NAME` accepts what has changed.\n";
-        let table = toml::to_string(self).map_err(|error| Error::Refused {
+        let table = toml::to_string(&current).map_err(|error| Error::Refused {
             message: format!("`{}` cannot be written: {error}", path(config).display()),
             hint: String::new(),
         })?;
@@ -132,16 +143,24 @@ mod tests {
         let config = Config::resolve(home.path().to_owned(), Origin::Default, ConfigFile::default(), &[]);
         let path = Path::new("/p/libx.so");
         let mut pins = Pins::read(&config).unwrap();
-        let refusal = pins.judge(path, "x", "1", Trust::Pinned).unwrap_err();
+        let refusal = pins.judge(path, "1", Trust::Pinned).unwrap_err();
         assert!(refusal.reason.contains("never trusted"), "{}", refusal.reason);
-        assert_eq!(refusal.remedy, "pajamas plugins trust x");
-        pins.judge(path, "x", "1", Trust::Default).unwrap();
+        assert_eq!(refusal.remedy, "pajamas plugins trust libx.so");
+        pins.judge(path, "1", Trust::Default).unwrap();
         pins.write(&config).unwrap();
         let mut pins = Pins::read(&config).unwrap();
-        pins.judge(path, "x", "1", Trust::Pinned).unwrap();
-        assert!(pins.judge(path, "x", "2", Trust::Pinned).unwrap_err().reason.contains("changed"));
-        pins.judge(path, "x", "2", Trust::Default).unwrap();
-        pins.judge(path, "x", "2", Trust::Pinned).unwrap();
+        pins.judge(path, "1", Trust::Pinned).unwrap();
+        assert!(pins.judge(path, "2", Trust::Pinned).unwrap_err().reason.contains("changed"));
+        pins.judge(path, "2", Trust::Default).unwrap();
+        pins.judge(path, "2", Trust::Pinned).unwrap();
+        // Two that write at once, of different plugins.
+        let mut other = Pins::read(&config).unwrap();
+        other.accept(Path::new("/p/liby.so"), "3");
+        other.write(&config).unwrap();
+        pins.write(&config).unwrap();
+        let mut both = Pins::read(&config).unwrap();
+        both.judge(path, "2", Trust::Pinned).unwrap();
+        both.judge(Path::new("/p/liby.so"), "3", Trust::Pinned).unwrap();
         std::fs::write(home.path().join(FILE_NAME), "nonsense").unwrap();
         assert!(Pins::read(&config).unwrap_err().hint().unwrap().starts_with("mv "));
     }

@@ -11,6 +11,9 @@ use std::path::Path;
 /// The remedy for a file that is no plugin at all, of whatever version or system.
 pub const NO_PLUGIN: &str = "only plugins belong into the plugin folder";
 const COPY_AGAIN: &str = "copy it again";
+/// This machine's.
+const ARCHITECTURE: object::Architecture =
+    if cfg!(target_arch = "x86_64") { object::Architecture::X86_64 } else { object::Architecture::Aarch64 };
 /// Where in a text file the words of a linker script are looked for.
 const SCRIPT_BYTES: u64 = 4096;
 
@@ -102,6 +105,9 @@ pub fn open_regular(path: &Path) -> Result<(File, u64), Refusal> {
 /// # Errors
 /// When it is not whole, not of this system, or has no manifest. Never panics, whatever the bytes.
 pub fn manifest_of<'data>(data: impl ReadRef<'data>, length: u64) -> Result<Manifest, Refusal> {
+    if let Some(slice) = own_slice(data) {
+        return manifest_of(slice, slice.len() as u64);
+    }
     let object = object::File::parse(data).map_err(|_| no_library(data, length))?;
     check_system(&object)?;
     let is_inside = |range: (u64, u64)| range.0.checked_add(range.1).is_some_and(|end| end <= length);
@@ -117,6 +123,19 @@ pub fn manifest_of<'data>(data: impl ReadRef<'data>, length: u64) -> Result<Mani
     }
     let bytes = section.data().map_err(|_| Refusal::new("the file is truncated", COPY_AGAIN))?;
     Manifest::parse(bytes).map_err(|error| Refusal::new(error.to_string(), "rebuild the plugin"))
+}
+
+/// Of a universal library of macOS, the part that is for this machine.
+fn own_slice<'data>(data: impl ReadRef<'data>) -> Option<&'data [u8]> {
+    use object::read::macho::{FatArch, MachOFatFile32, MachOFatFile64};
+    fn own<'data, A: FatArch, R: ReadRef<'data>>(parts: &[A], data: R) -> Option<&'data [u8]> {
+        parts.iter().find(|part| part.architecture() == ARCHITECTURE)?.data(data).ok()
+    }
+    match object::FileKind::parse(data).ok()? {
+        object::FileKind::MachOFat32 => own(MachOFatFile32::parse(data).ok()?.arches(), data),
+        object::FileKind::MachOFat64 => own(MachOFatFile64::parse(data).ok()?.arches(), data),
+        _ => None,
+    }
 }
 
 /// Why `data` is no library that can be read.
@@ -185,7 +204,7 @@ pub fn needed_by<'data>(data: impl ReadRef<'data>) -> Option<Vec<String>> {
 }
 
 fn check_system<'data, R: ReadRef<'data>>(object: &object::File<'data, R>) -> Result<(), Refusal> {
-    use object::{Architecture, BinaryFormat, ObjectKind};
+    use object::{BinaryFormat, ObjectKind};
     let format = if cfg!(target_vendor = "apple") {
         BinaryFormat::MachO
     } else if cfg!(windows) {
@@ -193,8 +212,7 @@ fn check_system<'data, R: ReadRef<'data>>(object: &object::File<'data, R>) -> Re
     } else {
         BinaryFormat::Elf
     };
-    let architecture = if cfg!(target_arch = "x86_64") { Architecture::X86_64 } else { Architecture::Aarch64 };
-    if object.format() != format || object.architecture() != architecture {
+    if object.format() != format || object.architecture() != ARCHITECTURE {
         let reason = format!("it was built for {:?} on {:?}", object.format(), object.architecture());
         return Err(Refusal::new(reason, format!("install a build for {}", pajamas_plugin_api::TARGET)));
     }

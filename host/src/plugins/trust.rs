@@ -7,12 +7,12 @@ use crate::users;
 use std::path::Path;
 
 /// Accepts files that are the user's or root's, and that others could not have put or changed there: neither them, nor
-/// any of the folders that lead to them.
+/// any of the folders that lead to them, nor those that lead to `found_at`, which may be a link.
 ///
 /// # Errors
 /// With what makes a file untrustworthy.
 #[cfg(unix)]
-pub fn check(file: &PluginFile) -> Result<(), Refusal> {
+pub fn check(file: &PluginFile, found_at: &Path) -> Result<(), Refusal> {
     for path in file.files() {
         let path = path.canonicalize().map_err(|error| unknown(path, &error))?;
         let what = if path == file.path { "it".to_owned() } else { format!("`{}`", path.display()) };
@@ -25,6 +25,10 @@ pub fn check(file: &PluginFile) -> Result<(), Refusal> {
             check_one(folder, &what)?;
         }
     }
+    let found_at = std::path::absolute(found_at).map_err(|error| unknown(found_at, &error))?;
+    for folder in found_at.ancestors().skip(1) {
+        check_one(folder, &format!("the folder `{}`", folder.display()))?;
+    }
     Ok(())
 }
 
@@ -33,7 +37,7 @@ pub fn check(file: &PluginFile) -> Result<(), Refusal> {
 /// # Errors
 /// Never.
 #[cfg(not(unix))]
-pub fn check(_: &PluginFile) -> Result<(), Refusal> {
+pub fn check(_: &PluginFile, _: &Path) -> Result<(), Refusal> {
     Ok(())
 }
 
@@ -94,8 +98,8 @@ mod tests {
         let file = inner.join("lib.so");
         std::fs::write(&file, "x").unwrap();
         let mode = |path: &Path, mode| set_permissions(path, Permissions::from_mode(mode)).unwrap();
-        let refusal = || check(&PluginFile::examine(&file, None).unwrap()).unwrap_err();
-        let accepted = || check(&PluginFile::examine(&file, None).unwrap()).unwrap();
+        let refusal = || check(&PluginFile::examine(&file, None).unwrap(), &file).unwrap_err();
+        let accepted = || check(&PluginFile::examine(&file, None).unwrap(), &file).unwrap();
         mode(&file, 0o666);
         assert_eq!(refusal().reason, "it can be written by every user");
         assert_eq!(refusal().remedy, format!("chmod o-w {}", file.display()));

@@ -178,9 +178,7 @@ pub fn load(
 ) -> Result<OpenModel> {
     let capabilities = candidate.report.as_ref().map(|report| report.capabilities.clone());
     observer.progress(&ProgressUpdate { stage: "loading".into(), fraction: 0.0, detail: String::new() });
-    // Another backend may do better.
-    arithmetic::ensure(candidate, config)
-        .map_err(|failure| pajamas_plugin_api::Error::unsupported(failure.reason).with_hint(failure.remedy))?;
+    arithmetic::ensure(candidate, config, cancel)?;
     let progress = |update: &ProgressUpdate| observer.progress(update);
     let started;
     let engine = if isolate {

@@ -75,9 +75,15 @@ impl Worker {
             cache_dir: config.cache_dir(),
             thread_budget: config.threads.unwrap_or_else(crate::hardware::physical_cores),
         })?;
-        match worker.receive(Some(START_TIMEOUT))? {
-            Reply::Ready { protocol: PROTOCOL_VERSION } => Ok(worker),
-            _ => Err(Error::Refused {
+        match worker.receive(Some(START_TIMEOUT)) {
+            Ok(Reply::Ready { protocol: PROTOCOL_VERSION }) => Ok(worker),
+            // No plugin is in it yet, so this says nothing of any.
+            Err(Error::Worker { what, .. }) => Err(Error::Refused {
+                message: format!("`{}` does not work: it {what}", executable.display()),
+                hint: "`pajamas doctor` looks into it".into(),
+            }),
+            Err(error) => Err(error),
+            Ok(_) => Err(Error::Refused {
                 message: format!("`{}` is of another version than this pajamas", executable.display()),
                 hint: "install pajamas and pajamas-worker together".into(),
             }),
@@ -253,7 +259,7 @@ impl Drop for Worker {
 /// Whether what is about to be run with more rights than its user has can have been put there by others.
 fn trusted(executable: &Path) -> Result<()> {
     let file = PluginFile::examine(executable, None).map_err(Error::io("opening", executable))?;
-    trust::check(&file).map_err(|refusal| Error::Refused {
+    trust::check(&file, executable).map_err(|refusal| Error::Refused {
         message: format!("`{}` may not be run: {}", executable.display(), refusal.reason),
         hint: refusal.remedy,
     })

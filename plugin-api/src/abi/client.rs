@@ -96,16 +96,16 @@ impl Plugin {
         cancel: &CancelToken,
     ) -> Result<LoadedModel> {
         let request = encode(request);
-        let handle = with_progress(progress, cancel, |progress, cancel| {
-            (self.root.load_model())(RSlice::from(request.as_slice()), progress, cancel)
+        // Wrapped before anything can fail, so that it is unloaded when something does: a panic of the host's, too.
+        let wrapped = |handle| LoadedModel { root: self.root, handle, info: ModelInfo::default() };
+        let loaded = with_progress(progress, cancel, |progress, cancel| {
+            match (self.root.load_model())(RSlice::from(request.as_slice()), progress, cancel) {
+                RResult::ROk(handle) => Ok(wrapped(handle)),
+                RResult::RErr(error) => Err(read_error(&error)),
+            }
         })?;
-        let handle = match handle {
-            RResult::ROk(handle) => handle,
-            RResult::RErr(error) => return Err(read_error(&error)),
-        };
-        // Wrapped before anything can fail, so that it is unloaded when the next line does.
-        let mut model = LoadedModel { root: self.root, handle, info: ModelInfo::default() };
-        model.info = read_reply((self.root.model_info())(handle), "the model's description")?;
+        let mut model = loaded?;
+        model.info = read_reply((self.root.model_info())(model.handle), "the model's description")?;
         Ok(model)
     }
 

@@ -1,6 +1,6 @@
 //! The kit as a test program of a plugin's own: for a `[[test]]` with `harness = false`.
 
-use super::{Outcome, RULES, Rule, Subject, run};
+use super::{Outcome, RULES, Reference, Rule, Subject, run};
 use crate::abi::wire;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
@@ -12,40 +12,115 @@ const CHECK: &str = "--check-rule";
 /// Lines of a failed process's stderr that are shown.
 const STDERR_LINES: usize = 6;
 
-/// Checks the plugin that cargo built as the library `library` (`acme_npu` for `libacme_npu.so`) beside this program, each
-/// rule in a process of its own, and prints what came of it as other tests do. `model` makes or names a small model that
-/// the plugin can load; without one, the rules that need it are ignored.
-///
-/// As of other tests, an argument chooses rules by a part of their name or number, and `--list` lists them.
-pub fn main(library: &str, model: impl FnOnce() -> Option<PathBuf>) -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [check, rule, subject, outcome] = arguments.as_slice()
-        && check == CHECK
-    {
-        return check_one(rule, Path::new(subject), Path::new(outcome));
+/// Flags of libtest's that take a value, and mean nothing here.
+const WITH_VALUE: [&str; 6] = ["--test-threads", "--format", "--color", "--logfile", "--report-time", "-Z"];
+
+/// The kit for one plugin, as a test program.
+#[must_use = "it does nothing before `run`"]
+pub struct Kit {
+    library: String,
+    model: Box<dyn FnOnce() -> Option<PathBuf>>,
+    reference: Option<Reference>,
+}
+
+impl Kit {
+    /// For the plugin that cargo built as the library of the crate `name`, beside this program.
+    pub fn new(name: &str) -> Self {
+        Self { library: name.replace('-', "_"), model: Box::new(|| None), reference: None }
     }
-    let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    let name = |rule: &Rule| format!("R{:02} {}", rule.number, rule.name);
-    let chosen = |rule: &&Rule| filters.is_empty() || filters.iter().any(|filter| name(rule).contains(*filter));
-    let chosen: Vec<&Rule> = RULES.iter().filter(chosen).collect();
-    if arguments.iter().any(|argument| argument == "--list") {
-        chosen.iter().for_each(|rule| println!("{}: test", name(rule)));
-        return ExitCode::SUCCESS;
+
+    /// With a small model that the plugin can load, which `model` makes or names; the rules that need one are ignored
+    /// without. It is called once.
+    pub fn model(mut self, model: impl FnOnce() -> Option<PathBuf> + 'static) -> Self {
+        self.model = Box::new(model);
+        self
     }
-    let built = match built(library) {
-        Ok(built) => built,
-        Err(reason) => {
-            eprintln!("error: {reason}");
-            return ExitCode::FAILURE;
+
+    /// With logits that another implementation computed of that model.
+    pub fn reference(mut self, reference: Reference) -> Self {
+        self.reference = Some(reference);
+        self
+    }
+
+    /// Checks each rule in a process of its own, which is this program again, and prints what came of it as other tests do.
+    ///
+    /// As of other tests, an argument chooses rules by a part of their name or number, `--skip` leaves out, `--exact` wants
+    /// the whole name, and `--list` lists.
+    pub fn run(self) -> ExitCode {
+        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        if let [check, rule, subject, outcome] = arguments.as_slice()
+            && check == CHECK
+        {
+            return check_one(rule, Path::new(subject), Path::new(outcome));
         }
-    };
-    let mut subject = Subject::new(built);
-    // Absolute, because a rule's process may well be somewhere else.
-    subject.model = model().map(|path| std::path::absolute(&path).unwrap_or(path));
+        let choice = Choice::read(&arguments);
+        let chosen: Vec<&Rule> = RULES.iter().filter(|rule| choice.takes(&name(rule))).collect();
+        if choice.list {
+            chosen.iter().for_each(|rule| println!("{}: test", name(rule)));
+            return ExitCode::SUCCESS;
+        }
+        let built = match built(&self.library) {
+            Ok(built) => built,
+            Err(reason) => {
+                eprintln!("error: {reason}");
+                return ExitCode::FAILURE;
+            }
+        };
+        let mut subject = Subject::new(built);
+        // Absolute, because a rule's process may well be somewhere else.
+        subject.model = (self.model)().map(|path| std::path::absolute(&path).unwrap_or(path));
+        subject.reference = self.reference;
+        report(&chosen, &subject)
+    }
+}
+
+/// As tests are named.
+fn name(rule: &Rule) -> String {
+    format!("R{:02}::{}", rule.number, rule.name)
+}
+
+/// What the arguments ask for.
+#[derive(Debug, Default)]
+struct Choice {
+    filters: Vec<String>,
+    skipped: Vec<String>,
+    exact: bool,
+    list: bool,
+}
+
+impl Choice {
+    fn read(arguments: &[String]) -> Self {
+        let mut choice = Self::default();
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--list" => choice.list = true,
+                "--exact" => choice.exact = true,
+                "--skip" => choice.skipped.extend(arguments.next().cloned()),
+                flag if WITH_VALUE.contains(&flag) => _ = arguments.next(),
+                flag if flag.starts_with('-') => choice.skipped.extend(flag.strip_prefix("--skip=").map(Into::into)),
+                filter => choice.filters.push(filter.into()),
+            }
+        }
+        choice
+    }
+
+    fn takes(&self, name: &str) -> bool {
+        let fits = |filter: &String| if self.exact { name == filter } else { name.contains(filter.as_str()) };
+        (self.filters.is_empty() || self.filters.iter().any(fits)) && !self.skipped.iter().any(fits)
+    }
+}
+
+/// Checks the `chosen` rules and says what came of them in libtest's words.
+fn report(chosen: &[&Rule], subject: &Subject) -> ExitCode {
     println!("\nrunning {} tests", chosen.len());
     let (mut passed, mut ignored, mut failures) = (0, 0, Vec::new());
-    for rule in &chosen {
-        let shown = match in_a_process(rule, &subject) {
+    for rule in chosen {
+        let mut outcome = in_a_process(rule, subject);
+        if matches!(outcome, Outcome::Failed { .. }) && rule.is_measured() {
+            outcome = in_a_process(rule, subject);
+        }
+        let shown = match outcome {
             Outcome::Passed { .. } => {
                 passed += 1;
                 "ok".into()
@@ -90,6 +165,12 @@ fn built(library: &str) -> Result<PathBuf, String> {
 
 /// What the process for one rule does.
 fn check_one(rule: &str, subject: &Path, outcome: &Path) -> ExitCode {
+    #[cfg(unix)]
+    {
+        let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `none` lives during the call. Failure leaves things as they were.
+        unsafe { libc::setrlimit(libc::RLIMIT_CORE, &none) };
+    }
     let subject = std::fs::read(subject).ok().and_then(|bytes| wire::decode::<Subject>(&bytes, "the subject").ok());
     let found = subject.and_then(|subject| run(rule.parse().ok()?, &subject));
     let written = found.is_some_and(|found| std::fs::write(outcome, wire::encode(&found)).is_ok());
@@ -99,8 +180,8 @@ fn check_one(rule: &str, subject: &Path, outcome: &Path) -> ExitCode {
 /// Checks `rule` in a process of its own.
 fn in_a_process(rule: &Rule, subject: &Subject) -> Outcome {
     let attempt = || -> std::io::Result<Outcome> {
-        let folder = std::env::temp_dir().join(format!("pajamas-conformance-{}-{}", std::process::id(), rule.number));
-        std::fs::create_dir_all(&folder)?;
+        let folder = Scratch::new(rule.number)?;
+        let folder = &folder.0;
         let (input, output, log) = (folder.join("subject"), folder.join("outcome"), folder.join("stderr"));
         std::fs::write(&input, wire::encode(&Subject { cache_dir: folder.clone(), ..subject.clone() }))?;
         let mut command = Command::new(std::env::current_exe()?);
@@ -113,7 +194,6 @@ fn in_a_process(rule: &Rule, subject: &Subject) -> Outcome {
         let status = wait(&mut child, rule.timeout())?;
         let found = std::fs::read(&output).ok().and_then(|bytes| wire::decode::<Outcome>(&bytes, "the outcome").ok());
         let stderr = std::fs::read(&log).unwrap_or_default();
-        let _ = std::fs::remove_dir_all(&folder);
         Ok(match (status, found) {
             (Some(_), Some(found)) => found,
             (status, _) => Outcome::Failed { reason: format!("{}{}", ended(status, rule.timeout()), tail(&stderr)) },
@@ -122,25 +202,48 @@ fn in_a_process(rule: &Rule, subject: &Subject) -> Outcome {
     attempt().unwrap_or_else(|error| Outcome::Failed { reason: format!("its process: {error}") })
 }
 
+/// A folder of this process's and its user's own, gone when dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(number: u16) -> std::io::Result<Self> {
+        let nanoseconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let nanoseconds = nanoseconds.map_or(0, |time| time.subsec_nanos());
+        let name = format!("pajamas-conformance-{}-{number}-{nanoseconds}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let mut builder = std::fs::DirBuilder::new();
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        // An error if somebody else has made it: what lies in it says which library is loaded.
+        builder.create(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A folder of the temporary folder that stays is no finding.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 /// Waits for `child`; none if it took longer than `timeout` and was killed, with all that it started.
 fn wait(child: &mut Child, timeout: Duration) -> std::io::Result<Option<ExitStatus>> {
     let deadline = Instant::now() + timeout;
-    loop {
+    while Instant::now() < deadline {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
-        if Instant::now() >= deadline {
-            #[cfg(unix)]
-            if let Ok(group) = libc::pid_t::try_from(child.id()) {
-                // SAFETY: the group is the child's own: it is not reaped yet, so its number is not another's.
-                unsafe { libc::kill(-group, libc::SIGKILL) };
-            }
-            child.kill()?;
-            child.wait()?;
-            return Ok(None);
-        }
         std::thread::sleep(Duration::from_millis(5));
     }
+    #[cfg(unix)]
+    if let Ok(group) = libc::pid_t::try_from(child.id()) {
+        // SAFETY: the group is the child's own: it is not reaped yet, so its number is not another's.
+        unsafe { libc::kill(-group, libc::SIGKILL) };
+    }
+    child.kill()?;
+    child.wait()?;
+    Ok(None)
 }
 
 fn ended(status: Option<ExitStatus>, timeout: Duration) -> String {
@@ -154,4 +257,25 @@ fn tail(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(STDERR_LINES)..].iter().map(|line| format!("\n  {line}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libtests_arguments_choose_rules() {
+        let takes = |arguments: &[&str], name: &str| {
+            Choice::read(&arguments.iter().map(|argument| (*argument).into()).collect::<Vec<_>>()).takes(name)
+        };
+        let name = name(&RULES[0]);
+        for all in
+            [&[][..], &["--nocapture", "-q"], &["--test-threads", "7"], &["loads"], &["R01"], &[&*name, "--exact"]]
+        {
+            assert!(takes(all, &name), "{all:?}");
+        }
+        for none in [&["other"][..], &["--skip", "loads"], &["--skip=R01"], &["loads", "--exact"]] {
+            assert!(!takes(none, &name), "{none:?}");
+        }
+    }
 }

@@ -1,12 +1,12 @@
 //! The conformance kit: rules that every plugin keeps, and checks of them.
 //!
 //! Each rule is checked in a process of its own, because a plugin that breaks one may take its process along. `pajamas
-//! plugins verify FILE` does so in worker processes; [`main`] does so in a plugin's own `cargo test`:
+//! plugins verify FILE` does so in worker processes; a [`Kit`] does so in a plugin's own `cargo test`:
 //!
 //! ```no_run
 //! // tests/conformance.rs, with `harness = false` in Cargo.toml
 //! fn main() -> std::process::ExitCode {
-//!     pajamas_plugin_api::conformance::main("acme_npu", || Some("tests/tiny.acme".into()))
+//!     pajamas_plugin_api::conformance::Kit::new("acme-npu").model(|| Some("tests/tiny.acme".into())).run()
 //! }
 //! ```
 //!
@@ -17,7 +17,7 @@ mod harness;
 pub mod reference;
 mod rules;
 
-pub use harness::main;
+pub use harness::Kit;
 pub use reference::Reference;
 pub use rules::{RULES, Rule};
 
@@ -58,6 +58,7 @@ impl Subject {
 /// What came of checking a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Outcome {
     /// It is kept.
     Passed {

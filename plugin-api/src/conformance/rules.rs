@@ -17,9 +17,14 @@ pub struct Rule {
 
 impl Rule {
     /// How long its check may take before it counts as failed. A device that compiles its kernels at the first use takes its
-    /// time.
+    /// time; what needs no model does not.
     pub fn timeout(&self) -> Duration {
-        Duration::from_secs(180)
+        Duration::from_secs(if self.number <= 6 { 15 } else { 180 })
+    }
+
+    /// Whether it measures times or memory: on a busy machine, a failure is worth a second try.
+    pub fn is_measured(&self) -> bool {
+        ["probe-is-quick", "unloads-without-growth", "prompt-can-be-cancelled"].contains(&self.name)
     }
 }
 
@@ -82,7 +87,7 @@ pub const RULES: &[Rule] = &[
     Rule {
         number: 9,
         name: "stops-at-the-first-token",
-        text: "When the sink breaks at the first token, no second one follows, and `generate` returns at once.",
+        text: "When the sink breaks at the first token, no second one is handed over, and `generate` returns at once.",
         check: generating::stops_at_the_first_token,
     },
     Rule {
@@ -94,13 +99,13 @@ pub const RULES: &[Rule] = &[
     Rule {
         number: 11,
         name: "prompt-can-be-cancelled",
-        text: "A cancellation while the prompt is processed ends the call within 2 s, and the model answers afterwards.",
+        text: "Cancellation is polled while the prompt is processed, ends the call, and the model answers afterwards.",
         check: generating::prompt_can_be_cancelled,
     },
     Rule {
         number: 12,
         name: "loading-can-be-cancelled",
-        text: "A cancelled load ends within 2 s as cancelled, and the next load succeeds.",
+        text: "Cancellation is polled while a model is loaded, ends the load, and the next load succeeds.",
         check: loading::loading_can_be_cancelled,
     },
     Rule {
@@ -177,8 +182,9 @@ mod tests {
         let headings: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("## R")).collect();
         let expected: Vec<String> = RULES.iter().map(|rule| format!("{:02} {}", rule.number, rule.name)).collect();
         assert_eq!(headings, expected);
+        let words = page.split_whitespace().collect::<Vec<_>>().join(" ");
         for rule in RULES {
-            assert!(page.contains(rule.text), "R{:02}: {}", rule.number, rule.text);
+            assert!(words.contains(rule.text), "R{:02}: {}", rule.number, rule.text);
         }
     }
 }

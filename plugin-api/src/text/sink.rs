@@ -21,6 +21,9 @@ pub struct TokenSink<'a> {
     prompt_tokens: u32,
     cached_tokens: u32,
     generated_tokens: u32,
+    /// Tokens that came when it had said Break.
+    late_tokens: u32,
+    said_break: bool,
     finish: Option<FinishReason>,
     /// The caller said Break: it hears nothing more.
     caller_left: bool,
@@ -50,6 +53,8 @@ impl<'a> TokenSink<'a> {
             prompt_tokens: 0,
             cached_tokens: 0,
             generated_tokens: 0,
+            late_tokens: 0,
+            said_break: false,
             finish: (request.max_tokens == 0).then_some(FinishReason::Length),
             caller_left: false,
             metadata: BTreeMap::new(),
@@ -72,12 +77,15 @@ impl<'a> TokenSink<'a> {
     /// Takes the next token. `Break` means: return from `generate` now, the answer is complete.
     pub fn token(&mut self, token: Token) -> ControlFlow<()> {
         if self.is_finished() {
+            self.late_tokens += u32::from(self.said_break);
+            self.said_break = true;
             return ControlFlow::Break(());
         }
         let now = Instant::now();
         self.first_token.get_or_insert(now);
         if self.end_of_generation_tokens.contains(&token.id) {
             self.finish = Some(FinishReason::Stop);
+            self.said_break = true;
             return ControlFlow::Break(());
         }
         self.last_token = Some(now);
@@ -88,7 +96,8 @@ impl<'a> TokenSink<'a> {
         if self.finish.is_none() && self.generated_tokens >= self.max_tokens {
             self.finish = Some(FinishReason::Length);
         }
-        if self.is_finished() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        self.said_break = self.is_finished();
+        if self.said_break { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     /// Says that the context is full. Return from `generate` afterwards.
@@ -129,6 +138,9 @@ impl<'a> TokenSink<'a> {
         }
         if self.finish.is_none() && self.cancel.is_cancelled() {
             self.finish = Some(FinishReason::Cancelled);
+        }
+        if self.late_tokens > 0 {
+            self.note(LATE_TOKENS, &self.late_tokens.to_string());
         }
         if !self.stopped_by_sequence() {
             let tail = self.joiner.finish();
@@ -189,6 +201,9 @@ impl<'a> TokenSink<'a> {
         }
     }
 }
+
+/// The metadata key with how many tokens a plugin handed over after it was told to stop.
+pub(crate) const LATE_TOKENS: &str = "late_tokens";
 
 /// The metadata key that says a stop sequence ended the answer.
 const STOPPED_BY_SEQUENCE: &str = "stop_sequence";

@@ -14,6 +14,8 @@ const STDERR_LINES: usize = 20;
 pub struct Args {
     /// The plugin's name, or its file's.
     name: String,
+    #[command(flatten)]
+    asking: super::Asking,
 }
 
 #[derive(Debug, Serialize)]
@@ -79,12 +81,8 @@ struct RecipeRow {
 }
 
 /// Runs the command.
-pub fn execute(
-    args: &Args,
-    candidates: &[Candidate],
-    common: &crate::cli::Common,
-    config: &Config,
-) -> anyhow::Result<()> {
+pub fn execute(args: &Args, common: &crate::cli::Common, config: &Config) -> anyhow::Result<()> {
+    let candidates = &super::survey(&args.asking, config);
     let named = super::named(candidates, &args.name)?;
     let others = named[1..].iter().map(|candidate| candidate.path.display().to_string()).collect();
     let index = candidates.iter().position(|candidate| candidate.path == named[0].path).unwrap_or_default();

@@ -3,6 +3,7 @@
 use super::{Row, row};
 use crate::cli::output;
 use crate::config::Config;
+use crate::error::Error;
 use crate::plugins::{self, Status, install};
 use std::path::PathBuf;
 
@@ -23,7 +24,11 @@ pub fn execute(args: &Args, common: &crate::cli::Common, config: &Config) -> any
     let index = candidates.iter().position(|candidate| candidate.path == path);
     let row: Option<Row> = index.map(|index| row(index, &candidates, config));
     if common.json {
-        return output::json(&row);
+        let missing = || Error::Refused {
+            message: format!("`{}` is installed, and was gone a moment later", path.display()),
+            hint: String::new(),
+        };
+        return output::json(&row.ok_or_else(missing)?);
     }
     if let (Some(row), Some(index)) = (&row, index) {
         match candidates[index].status {

@@ -2,7 +2,6 @@
 
 use crate::cli::output;
 use crate::config::Config;
-use crate::error::Error;
 use crate::plugins::{self, Candidate, install};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -26,17 +25,15 @@ pub fn execute(args: &Args, common: &crate::cli::Common, config: &Config) -> any
     let candidates = plugins::inventory(config);
     let named = super::named(&candidates, &args.name)?;
     let home = config.home.join("plugins");
-    let home = home.canonicalize().unwrap_or(home);
-    let own: Vec<&Candidate> = named.iter().copied().filter(|candidate| candidate.path.starts_with(&home)).collect();
+    let own: Vec<&Candidate> = named.iter().copied().filter(|found| install::is_in(&found.found_at, &home)).collect();
     let candidate = match own.as_slice() {
         [] => named[0],
         [one] => one,
-        several => {
-            let files: Vec<String> =
-                several.iter().filter_map(|c| Some(c.path.file_name()?.to_string_lossy().into_owned())).collect();
-            let message = format!("`{}` is the name of {} plugin files", args.name, files.len());
-            return Err(Error::Usage { message, hint: format!("name one of them: {}", files.join(", ")) }.into());
-        }
+        // By the name of its file, one of them may still be meant.
+        several => match several.iter().find(|found| super::file_name(found) == args.name) {
+            Some(one) => one,
+            None => return Err(super::ambiguous(&args.name, several).into()),
+        },
     };
     let removed = Removed { name: candidate.name(), path: install::uninstall(candidate, config)? };
     if common.json {

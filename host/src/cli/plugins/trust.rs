@@ -2,7 +2,7 @@
 
 use crate::cli::output;
 use crate::config::Config;
-use crate::plugins::{self, Status, install};
+use crate::plugins::{self, Candidate, Status, install};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -24,19 +24,21 @@ struct Accepted {
 pub fn execute(args: &Args, common: &crate::cli::Common, config: &Config) -> anyhow::Result<()> {
     let candidates = plugins::inventory(config);
     let named = super::named(&candidates, &args.name)?;
-    let mut accepted = Vec::new();
-    for candidate in named.into_iter().filter(|candidate| candidate.status != Status::Shadowed) {
-        let sha256 = install::accept(candidate, config)?;
-        accepted.push(Accepted { name: candidate.name(), path: candidate.path.clone(), sha256 });
-    }
+    let counting: Vec<&Candidate> = named.into_iter().filter(|found| found.status != Status::Shadowed).collect();
+    // A backend's name any file may claim: it says which one only where there is no other.
+    let candidate = match counting.as_slice() {
+        [one] => one,
+        several => match several.iter().find(|found| super::file_name(found) == args.name) {
+            Some(one) => one,
+            None => return Err(super::ambiguous(&args.name, several).into()),
+        },
+    };
+    let sha256 = install::accept(candidate, config)?;
+    let accepted = Accepted { name: candidate.name(), path: candidate.path.clone(), sha256 };
     if common.json {
         return output::json(&accepted);
     }
-    for Accepted { name, path, sha256 } in &accepted {
-        output::say(&output::clean(&format!(
-            "`{name}` is trusted as it is now: `{}`, SHA-256 {sha256}",
-            path.display()
-        )));
-    }
+    let Accepted { name, path, sha256 } = &accepted;
+    output::say(&output::clean(&format!("`{name}` is trusted as it is now: `{}`, SHA-256 {sha256}", path.display())));
     Ok(())
 }

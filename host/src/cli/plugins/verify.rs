@@ -81,6 +81,7 @@ fn report(checked: Checked) -> Report {
                 Outcome::Passed { note } => ("passed", note),
                 Outcome::Failed { reason } => ("failed", reason),
                 Outcome::Skipped { reason } => ("skipped", reason),
+                _ => ("skipped", "its outcome is one that this pajamas does not know".into()),
             };
             let (rule, name, text) = (format!("R{:02}", result.rule.number), result.rule.name, result.rule.text);
             Row { rule, name, text, outcome, found, seconds: (result.seconds * 1e3).round() / 1e3 }
@@ -97,20 +98,16 @@ fn report(checked: Checked) -> Report {
 }
 
 fn print(report: &Report) {
-    let mut rows = vec![["RULE", "NAME", "RESULT", "TIME", "FOUND"].map(String::from).to_vec()];
-    rows.extend(report.rules.iter().map(|row| {
+    for row in &report.rules {
         let outcome = match row.outcome {
             "passed" => "ok",
             "failed" => "FAILED",
             other => other,
         };
-        let found = if row.found.is_empty() { "-".into() } else { row.found.clone() };
-        vec![row.rule.clone(), row.name.into(), outcome.into(), format!("{:.2} s", row.seconds), found]
-    }));
-    output::table(&rows);
-    for row in report.rules.iter().filter(|row| row.outcome == "failed") {
-        output::print(&format!("\n{} {}: {}", row.rule, row.name, row.text));
-        output::print(&format!("    {}", output::one_line(&row.found)));
+        output::print(&format!("{} {outcome:<8}{:>7.2} s  {}: {}", row.rule, row.seconds, row.name, row.text));
+        if !row.found.is_empty() {
+            output::print(&format!("{:24}{}", "", output::one_line(&row.found)));
+        }
     }
     let Report { passed, failed, skipped, .. } = report;
     output::print(&format!(

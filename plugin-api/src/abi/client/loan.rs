@@ -12,7 +12,7 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, RwLock};
 use std::thread::ThreadId;
 
@@ -22,21 +22,23 @@ pub(super) type OnBytes<'a> = &'a mut dyn FnMut(&[u8]) -> ControlFlow<()>;
 pub(super) type OnRow<'a> = &'a mut dyn FnMut(usize, &[f32]) -> ControlFlow<()>;
 
 /// Everything that is lent at the moment, by number.
-static LENT: LazyLock<RwLock<HashMap<usize, Arc<Mutex<Lent>>>>> = LazyLock::new(RwLock::default);
+static LENT: LazyLock<RwLock<HashMap<usize, Arc<Lent>>>> = LazyLock::new(RwLock::default);
 
 /// A function that is lent, and what happened to it.
 struct Lent {
-    function: Function,
-    /// The only thread that it may run on; none for those that run on any.
+    /// The only thread that it may run on; none for those that run on any, one at a time.
     thread: Option<ThreadId>,
-    panicked: Option<Box<dyn Any + Send>>,
     /// It was called on another thread.
-    misplaced: bool,
+    misplaced: AtomicBool,
+    function: Mutex<Function>,
+    panicked: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-// SAFETY: the functions are called under the lock only, and on `thread` only, or are fit for any. A `Loan` takes them back
-// before what they borrow ends.
+// SAFETY: the function is called under its lock only, and on `thread` only, or is fit for any. A `Loan` takes it back before
+// what it borrows ends.
 unsafe impl Send for Lent {}
+// SAFETY: as above.
+unsafe impl Sync for Lent {}
 
 enum Function {
     Bytes(*mut dyn FnMut(&[u8]) -> ControlFlow<()>),
@@ -48,12 +50,13 @@ enum Function {
 /// Takes the function back when it is dropped; a call that another thread is in is waited for.
 struct Loan {
     number: usize,
-    lent: Arc<Mutex<Lent>>,
+    lent: Arc<Lent>,
 }
 
 impl Loan {
     fn new(function: Function, thread: Option<ThreadId>) -> Self {
-        let lent = Arc::new(Mutex::new(Lent { function, thread, panicked: None, misplaced: false }));
+        let (function, misplaced, panicked) = (Mutex::new(function), AtomicBool::new(false), Mutex::default());
+        let lent = Arc::new(Lent { thread, misplaced, function, panicked });
         let number = number();
         LENT.write().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::clone(&lent));
         Self { number, lent }
@@ -63,17 +66,15 @@ impl Loan {
         std::ptr::without_provenance(self.number)
     }
 
-    /// What came of it: a panic of the function's goes on here.
+    /// Takes the function back and says what came of it: a panic of the function's goes on here.
     fn end(self) -> Result<()> {
-        let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
-        let (panicked, misplaced) = (lent.panicked.take(), lent.misplaced);
-        drop(lent);
+        let lent = Arc::clone(&self.lent);
         drop(self);
-        if let Some(payload) = panicked {
+        if let Some(payload) = lent.panicked.lock().unwrap_or_else(PoisonError::into_inner).take() {
             tracing::error!("a callback panicked inside a plugin's call: {}", message(payload.as_ref()));
             resume_unwind(payload);
         }
-        match misplaced {
+        match lent.misplaced.load(Ordering::Relaxed) {
             true => Err(Error::other("the plugin handed something over on another thread than the one that asked")),
             false => Ok(()),
         }
@@ -83,7 +84,7 @@ impl Loan {
 impl Drop for Loan {
     fn drop(&mut self) {
         LENT.write().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
-        self.lent.lock().unwrap_or_else(PoisonError::into_inner).function = Function::Gone;
+        *self.lent.function.lock().unwrap_or_else(PoisonError::into_inner) = Function::Gone;
     }
 }
 
@@ -97,18 +98,24 @@ fn number() -> usize {
 fn call(data: *const (), run: impl FnOnce(&mut Function) -> ControlFlow<()>) -> bool {
     let lent = LENT.read().unwrap_or_else(PoisonError::into_inner).get(&data.addr()).cloned();
     let Some(lent) = lent else { return false };
-    let mut lent = lent.lock().unwrap_or_else(PoisonError::into_inner);
-    if lent.thread.is_some_and(|thread| thread != std::thread::current().id()) {
-        lent.misplaced = true;
+    let function = match lent.thread {
+        Some(thread) if thread != std::thread::current().id() => {
+            lent.misplaced.store(true, Ordering::Relaxed);
+            return false;
+        }
+        // Only this thread takes the lock, so who holds it is further up: the function's own work came back to it.
+        Some(_) => lent.function.try_lock().ok(),
+        None => Some(lent.function.lock().unwrap_or_else(PoisonError::into_inner)),
+    };
+    let Some(mut function) = function else { return false };
+    let panicked = || lent.panicked.lock().unwrap_or_else(PoisonError::into_inner);
+    if panicked().is_some() {
         return false;
     }
-    if lent.panicked.is_some() {
-        return false;
-    }
-    match catch_unwind(AssertUnwindSafe(|| run(&mut lent.function))) {
+    match catch_unwind(AssertUnwindSafe(|| run(&mut function))) {
         Ok(flow) => flow.is_continue(),
         Err(payload) => {
-            lent.panicked = Some(payload);
+            *panicked() = Some(payload);
             false
         }
     }

@@ -1,11 +1,12 @@
 //! A loaded model at work.
 
-use super::{Answer, Finding, Obstacle, TEXT, answer, ensure, greedy, loaded, with_model};
+use super::{Answer, Finding, Obstacle, TEXT, answer, counting, ensure, greedy, likeliest, loaded, with_model};
 use crate::abi::client::LoadedModel;
+use crate::conformance::Subject;
+use crate::text::sink::LATE_TOKENS;
 use crate::{CancelToken, ErrorKind, Event, FinishReason, GenerateRequest, Prompt, Sampling, Utf8Joiner};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ const PROMPTLY: Duration = Duration::from_secs(2);
 /// Tokens that answers are compared by.
 const TOKENS: u32 = 16;
 
-pub(crate) fn behaves_as_it_claims(subject: &crate::conformance::Subject) -> Finding {
+pub(crate) fn behaves_as_it_claims(subject: &Subject) -> Finding {
     let (plugin, model) = loaded(subject)?;
     let can = plugin.capabilities()?;
     let info = model.info();
@@ -26,21 +27,18 @@ pub(crate) fn behaves_as_it_claims(subject: &crate::conformance::Subject) -> Fin
     match answer(&model, &asked) {
         Ok(answer) => {
             ensure!(can.logprobs, "it gives log-probabilities without claiming them");
-            ensure!(answer.logprobs == answer.tokens.len(), "tokens come without the log-probabilities that it claims");
+            ensure!(answer.logprobs.len() == 4, "{} tokens arrived of 4", answer.logprobs.len());
+            for (logprob, top) in &answer.logprobs {
+                let sound = logprob.is_some_and(|value| value <= 1e-3) && top.len() == 2 && top[0].1 >= top[1].1;
+                ensure!(sound, "a token has the log-probability {logprob:?} and the best candidates {top:?}");
+            }
         }
         Err(error) => {
             ensure!(!can.logprobs, "it claims log-probabilities: {error}");
             ensure!(error.kind == ErrorKind::Unsupported, "it refuses log-probabilities as {:?}: {error}", error.kind);
         }
     }
-    for field in Sampling::FIELDS.into_iter().filter(|field| !can.sampling.iter().any(|known| known == field)) {
-        let Some(sampling) = setting(field) else { continue };
-        let refused = answer(&model, &GenerateRequest { sampling, ..greedy(TEXT, 2) }).err();
-        ensure!(
-            refused.is_some_and(|error| error.kind == ErrorKind::Unsupported),
-            "`{field}` is not claimed, and not refused"
-        );
-    }
+    sampling_is_as_claimed(&model, &can.sampling)?;
     let several = answer(&model, &greedy(TEXT, 4))?;
     ensure!(several.tokens.len() == 4, "{} tokens arrived of 4", several.tokens.len());
     round_trip(&model)?;
@@ -54,18 +52,55 @@ pub(crate) fn behaves_as_it_claims(subject: &crate::conformance::Subject) -> Fin
     ))
 }
 
-/// A sampling that sets `field` and nothing else; none for the one that has no effect alone.
-fn setting(field: &str) -> Option<Sampling> {
+/// Whether the fields that are claimed change what is said, and the others are refused.
+fn sampling_is_as_claimed(model: &LoadedModel, claimed: &[String]) -> Result<(), Obstacle> {
+    const TOKENS: u32 = 8;
+    let has = |name: &str| claimed.iter().any(|known| known == name);
     let neutral = Sampling::greedy();
-    Some(match field {
-        "temperature" => Sampling { temperature: 0.5, ..neutral },
-        "top_k" => Sampling { top_k: 3, ..neutral },
-        "top_p" => Sampling { top_p: 0.5, ..neutral },
-        "min_p" => Sampling { min_p: 0.5, ..neutral },
-        "repeat_penalty" => Sampling { repeat_penalty: 1.5, ..neutral },
-        "seed" => Sampling { seed: Some(1), ..neutral },
-        _ => return None,
-    })
+    let told = |sampling: Sampling| answer(model, &GenerateRequest { sampling, ..greedy(TEXT, TOKENS) });
+    let likeliest = told(neutral.clone())?;
+    for (field, sampling) in [
+        ("temperature", Sampling { temperature: 0.5, ..neutral.clone() }),
+        ("top_k", Sampling { top_k: 3, ..neutral.clone() }),
+        ("top_p", Sampling { top_p: 0.5, ..neutral.clone() }),
+        ("min_p", Sampling { min_p: 0.5, ..neutral.clone() }),
+        ("repeat_penalty", Sampling { repeat_penalty: 1.5, ..neutral.clone() }),
+        ("seed", Sampling { seed: Some(1), ..neutral.clone() }),
+    ] {
+        match told(sampling) {
+            Ok(_) => ensure!(has(field), "`{field}` is not claimed, and not refused"),
+            Err(error) => ensure!(
+                !has(field) && error.kind == ErrorKind::Unsupported,
+                "`{field}` is {}, and is {:?}: {error}",
+                if has(field) { "claimed" } else { "not claimed" },
+                error.kind
+            ),
+        }
+    }
+    if !has("temperature") {
+        return Ok(());
+    }
+    let hot = Sampling { temperature: 5.0, ..neutral };
+    let mut changed = false;
+    for seed in 0..4 {
+        let seed = has("seed").then_some(seed);
+        changed |= told(Sampling { seed, ..hot.clone() })?.tokens != likeliest.tokens;
+    }
+    ensure!(changed, "`temperature` is claimed, and 5 changes nothing");
+    for (field, sampling) in [
+        ("top_k", Sampling { top_k: 1, ..hot.clone() }),
+        ("top_p", Sampling { top_p: 1e-6, ..hot.clone() }),
+        ("min_p", Sampling { min_p: 1.0, ..hot }),
+    ] {
+        if has(field) {
+            let told = told(sampling)?;
+            ensure!(
+                told.tokens == likeliest.tokens,
+                "`{field}` is claimed, and does not keep the likeliest token alone"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// A few tokens of the vocabulary.
@@ -118,7 +153,7 @@ fn round_trip(model: &LoadedModel) -> Result<(), Obstacle> {
     Ok(())
 }
 
-pub(crate) fn stops_at_the_first_token(subject: &crate::conformance::Subject) -> Finding {
+pub(crate) fn stops_at_the_first_token(subject: &Subject) -> Finding {
     let (_plugin, model) = loaded(subject)?;
     // The longest answer that there is room for: one that does not stop takes noticeably longer.
     let long = greedy(TEXT, super::CONTEXT / 2);
@@ -140,11 +175,13 @@ pub(crate) fn stops_at_the_first_token(subject: &crate::conformance::Subject) ->
     ensure!(heard == 1, "{heard} tokens were handed over");
     ensure!(stats.generated_tokens == 1, "{} tokens were generated", stats.generated_tokens);
     ensure!(stats.finish_reason == FinishReason::Cancelled, "it ended as {:?}", stats.finish_reason);
+    let late = stats.metadata.get(LATE_TOKENS);
+    ensure!(late.is_none(), "it handed over {} more tokens after the sink said Break", late.map_or("", String::as_str));
     ensure!(returned_after < PROMPTLY, "it returned {:.1} s later", returned_after.as_secs_f64());
     Ok(format!("returned after {:.1} ms", returned_after.as_secs_f64() * 1e3))
 }
 
-pub(crate) fn limits_are_kept(subject: &crate::conformance::Subject) -> Finding {
+pub(crate) fn limits_are_kept(subject: &Subject) -> Finding {
     let (_plugin, model) = loaded(subject)?;
     for max_tokens in [0, 1, 7] {
         let answer = answer(&model, &greedy(TEXT, max_tokens))?;
@@ -189,56 +226,54 @@ pub(crate) fn limits_are_kept(subject: &crate::conformance::Subject) -> Finding 
     Ok(String::new())
 }
 
-pub(crate) fn prompt_can_be_cancelled(subject: &crate::conformance::Subject) -> Finding {
-    let (_plugin, model) = loaded(subject)?;
-    let before = answer(&model, &greedy(TEXT, TOKENS))?;
-    // As long as fits, cancelled at the first sign of progress, or a moment after the call.
+pub(crate) fn prompt_can_be_cancelled(subject: &Subject) -> Finding {
+    let (plugin, model) = loaded(subject)?;
+    let can = plugin.capabilities()?;
+    let before = likeliest(&model, &can, TEXT, TOKENS)?;
+    // As long as fits.
     let prompt = Prompt::Tokens(some_tokens(&model, model.info().context_length - 8));
     let long = GenerateRequest { prompt, ..greedy("", 4) };
-    let flag = Arc::new(AtomicBool::new(false));
-    let started = Instant::now();
-    let at_once = {
-        let (flag, deadline) = (Arc::clone(&flag), started + Duration::from_millis(20));
-        CancelToken::new(move || flag.load(Ordering::Relaxed) || Instant::now() >= deadline)
-    };
-    let outcome = model.generate_stream(&long, &at_once, &mut |_| {
-        flag.store(true, Ordering::Relaxed);
+    let (never, asked) = counting(usize::MAX);
+    let mut polls = None;
+    model.generate_stream(&long, &never, &mut |event| {
+        if let Event::Token { .. } = event {
+            // The sink asks once itself for each token that it is given.
+            polls.get_or_insert(asked.load(Ordering::Relaxed).saturating_sub(1));
+        }
         ControlFlow::Continue(())
-    });
-    let took = started.elapsed();
-    ensure!(took < PROMPTLY, "it took {:.1} s", took.as_secs_f64());
-    ended_cancelled(outcome.map(|stats| (stats.finish_reason, stats.generated_tokens)))?;
-    // A call that is cancelled before it begins generates nothing.
-    let outcome = model.generate_stream(&long, &CancelToken::new(|| true), &mut |_| ControlFlow::Continue(()));
-    if let Ok(stats) = &outcome {
-        ensure!(stats.generated_tokens == 0, "{} tokens although it was cancelled before", stats.generated_tokens);
+    })?;
+    let polls = polls.unwrap_or(0);
+    ensure!(polls > 0, "it never asks whether it is cancelled before the first token");
+    // Before it begins, and half-way through the prompt.
+    for allowed in [0, polls / 2] {
+        let started = Instant::now();
+        let outcome = model.generate_stream(&long, &counting(allowed).0, &mut |_| ControlFlow::Continue(()));
+        let took = started.elapsed();
+        ensure!(took < PROMPTLY, "it took {:.1} s", took.as_secs_f64());
+        if let Ok(stats) = &outcome {
+            ensure!(stats.generated_tokens == 0, "{} tokens came after it was cancelled", stats.generated_tokens);
+        }
+        ended_cancelled(outcome.map(|stats| stats.finish_reason))?;
     }
-    ended_cancelled(outcome.map(|stats| (stats.finish_reason, stats.generated_tokens)))?;
-    let after = answer(&model, &greedy(TEXT, TOKENS))?;
-    ensure!(after.tokens == before.tokens, "afterwards the same question has another answer");
-    Ok(format!("{:.0} ms", took.as_secs_f64() * 1e3))
+    let after = likeliest(&model, &can, TEXT, TOKENS)?;
+    ensure!(before.agrees_with(&after), "afterwards the same question has another answer");
+    Ok(format!("asks {polls} times"))
 }
 
-fn ended_cancelled(outcome: crate::Result<(FinishReason, u32)>) -> Result<(), Obstacle> {
+fn ended_cancelled(outcome: crate::Result<FinishReason>) -> Result<(), Obstacle> {
     match outcome {
-        Ok((reason, _)) => ensure!(reason == FinishReason::Cancelled, "it ended as {reason:?}"),
+        Ok(reason) => ensure!(reason == FinishReason::Cancelled, "it ended as {reason:?}"),
         Err(error) => ensure!(error.kind == ErrorKind::Cancelled, "it ended as {:?}: {error}", error.kind),
     }
     Ok(())
 }
 
-pub(crate) fn text_is_utf8_at_every_step(subject: &crate::conformance::Subject) -> Finding {
+pub(crate) fn text_is_utf8_at_every_step(subject: &Subject) -> Finding {
     let (plugin, model) = loaded(subject)?;
     let can = plugin.capabilities()?;
-    let has = |name: &str| can.sampling.iter().any(|known| known == name);
     let mut split = 0;
     for seed in 0..12 {
-        // Unlikely tokens are those that hold half a character.
-        let sampling = Sampling {
-            temperature: if has("temperature") { 3.0 } else { 0.0 },
-            seed: has("seed").then_some(seed),
-            ..Sampling::greedy()
-        };
+        let sampling = hot(&can.sampling, seed);
         let request = GenerateRequest { sampling, ..greedy(TEXT, 12 + u32::try_from(seed).unwrap_or(0)) };
         let (mut joiner, mut expected, mut text) = (Utf8Joiner::default(), String::new(), String::new());
         let mut late = false;
@@ -258,10 +293,32 @@ pub(crate) fn text_is_utf8_at_every_step(subject: &crate::conformance::Subject) 
         ensure!(!late, "a token came before the text of the one before it");
         ensure!(text == expected, "the text is {text:?}, and that of its tokens {expected:?}");
     }
+    // The bytes must be the tokens' own: a plugin that makes text of them first has lost what it could not read.
+    let told = answer(&model, &GenerateRequest { sampling: hot(&can.sampling, 99), ..greedy(TEXT, 48) })?;
+    match model.detokenize(&told.tokens) {
+        // Some vocabularies begin a text with a space.
+        Ok(bytes) => ensure!(
+            bytes.trim_ascii_start() == told.bytes.trim_ascii_start(),
+            "the tokens' bytes are {:?}, and their detokenization {:?}",
+            String::from_utf8_lossy(&told.bytes),
+            String::from_utf8_lossy(&bytes)
+        ),
+        Err(error) => ensure!(error.kind == ErrorKind::Unsupported, "the tokens cannot be detokenized: {error}"),
+    }
     Ok(format!("{split} tokens with a part of a character"))
 }
 
-pub(crate) fn contains_panics(subject: &crate::conformance::Subject) -> Finding {
+/// Takes unlikely tokens, too: those are the ones that hold half a character.
+fn hot(claimed: &[String], seed: u64) -> Sampling {
+    let has = |name: &str| claimed.iter().any(|known| known == name);
+    Sampling {
+        temperature: if has("temperature") { 3.0 } else { 0.0 },
+        seed: has("seed").then_some(seed),
+        ..Sampling::greedy()
+    }
+}
+
+pub(crate) fn contains_panics(subject: &Subject) -> Finding {
     let (plugin, path) = with_model(subject)?;
     // As every callback of a host that fails: it must come back as that panic, and do no harm.
     std::panic::set_hook(Box::new(|_| ()));
@@ -283,8 +340,8 @@ pub(crate) fn contains_panics(subject: &crate::conformance::Subject) -> Finding 
     });
     reported |= REPORTED.load(Ordering::Relaxed);
     ensure!(passed_on || !reported, "a panic while loading did not come back");
-    let model = super::load(&plugin, path, subject)?;
-    let before = answer(&model, &greedy(TEXT, TOKENS))?;
+    let (model, can) = (super::load(&plugin, path, subject)?, plugin.capabilities()?);
+    let before = likeliest(&model, &can, TEXT, TOKENS)?;
     let passed_on = panics(&mut || {
         let mut on_event = |event: Event| match event {
             Event::Token { .. } => panic!("the host's own"),
@@ -293,29 +350,29 @@ pub(crate) fn contains_panics(subject: &crate::conformance::Subject) -> Finding 
         let _ = model.generate_stream(&greedy(TEXT, 4), &CancelToken::never(), &mut on_event);
     });
     ensure!(passed_on, "a panic while generating did not come back");
-    if plugin.capabilities()?.logits {
+    if can.logits {
         let passed_on = panics(&mut || {
             let mut on_row = |_: usize, _: &[f32]| panic!("the host's own");
             let _ = model.logits(&some_tokens(&model, 4), 0, &mut on_row, &CancelToken::never());
         });
         ensure!(passed_on, "a panic while logits come did not come back");
     }
-    let after = answer(&model, &greedy(TEXT, TOKENS))?;
-    ensure!(after.tokens == before.tokens, "afterwards the same question has another answer");
+    let after = likeliest(&model, &can, TEXT, TOKENS)?;
+    ensure!(before.agrees_with(&after), "afterwards the same question has another answer");
     Ok(String::new())
 }
 
 /// Whether progress of loading was reported.
 static REPORTED: AtomicBool = AtomicBool::new(false);
 
-pub(crate) fn answers_are_repeatable(subject: &crate::conformance::Subject) -> Finding {
+pub(crate) fn answers_are_repeatable(subject: &Subject) -> Finding {
     let (plugin, model) = loaded(subject)?;
     let can = plugin.capabilities()?;
     let twice = |request: &GenerateRequest| -> crate::Result<(Answer, Answer)> {
         Ok((answer(&model, request)?, answer(&model, request)?))
     };
-    let (first, second) = twice(&greedy(TEXT, TOKENS))?;
-    ensure!(first.tokens == second.tokens, "the likeliest answer was {:?}, then {:?}", first.text, second.text);
+    let (first, second) = (likeliest(&model, &can, TEXT, TOKENS)?, likeliest(&model, &can, TEXT, TOKENS)?);
+    ensure!(first.agrees_with(&second), "the likeliest answer was {:?}, then {:?}", first.text, second.text);
     if ["temperature", "seed"].iter().all(|name| can.sampling.iter().any(|known| known == name)) {
         let sampling = Sampling { temperature: 1.5, seed: Some(7), ..Sampling::greedy() };
         let (first, second) = twice(&GenerateRequest { sampling, ..greedy(TEXT, TOKENS) })?;
@@ -324,26 +381,29 @@ pub(crate) fn answers_are_repeatable(subject: &crate::conformance::Subject) -> F
     Ok(String::new())
 }
 
-pub(crate) fn sessions_do_not_mix(subject: &crate::conformance::Subject) -> Finding {
+pub(crate) fn sessions_do_not_mix(subject: &Subject) -> Finding {
     const PROMPTS: [&str; 4] =
         [TEXT, "The capital of France is", "2 plus 2 is", "A llama and a robot went to the river to"];
     let (plugin, path) = with_model(subject)?;
     let mut request = super::request(path, subject);
     request.parallel_slots = 2;
-    let model = plugin.load_model(&request, &|_| (), &CancelToken::never())?;
-    let alone = PROMPTS.map(|prompt| answer(&model, &greedy(prompt, TOKENS)).map(|answer| answer.tokens));
+    super::load(&plugin, path, subject)?;
+    let (model, can) = (plugin.load_model(&request, &|_| (), &CancelToken::never())?, plugin.capabilities()?);
+    let alone = PROMPTS.map(|prompt| likeliest(&model, &can, prompt, TOKENS));
     let alone = alone.into_iter().collect::<crate::Result<Vec<_>>>()?;
     for sessions in [false, true] {
         let answers = std::thread::scope(|scope| {
             let ask = |(index, prompt): (usize, &&'static str)| {
-                let (model, prompt) = (&model, *prompt);
+                let (model, can, prompt) = (&model, &can, *prompt);
                 scope.spawn(move || {
                     let session = sessions.then_some(index as u64);
-                    let mut tokens = Vec::new();
+                    let mut answers = Vec::new();
                     for _ in 0..2 {
-                        tokens.push(answer(model, &GenerateRequest { session, ..greedy(prompt, TOKENS) })?.tokens);
+                        let top_logprobs = if can.logprobs { 2 } else { 0 };
+                        answers
+                            .push(answer(model, &GenerateRequest { session, top_logprobs, ..greedy(prompt, TOKENS) })?);
                     }
-                    Ok::<_, crate::Error>(tokens)
+                    Ok::<_, crate::Error>(answers)
                 })
             };
             let threads: Vec<_> = PROMPTS.iter().enumerate().map(ask).collect();
@@ -359,16 +419,20 @@ pub(crate) fn sessions_do_not_mix(subject: &crate::conformance::Subject) -> Find
         });
         for (index, answer) in answers.into_iter().enumerate() {
             let answer = answer.map_err(|_| Obstacle::Failed("a thread panicked".into()))??;
-            for tokens in answer {
+            for answer in answer {
                 let how = if sessions { "in sessions of their own" } else { "without sessions" };
-                ensure!(tokens == alone[index], "{:?} has another answer beside others, {how}", PROMPTS[index]);
+                ensure!(
+                    alone[index].agrees_with(&answer),
+                    "{:?} has another answer beside others, {how}",
+                    PROMPTS[index]
+                );
             }
         }
     }
     Ok(format!("{} at once", PROMPTS.len()))
 }
 
-pub(crate) fn computes_rightly(subject: &crate::conformance::Subject) -> Finding {
+pub(crate) fn computes_rightly(subject: &Subject) -> Finding {
     let (plugin, path) = with_model(subject)?;
     let Some(reference) = &subject.reference else {
         return Err(Obstacle::Skipped("there are no logits to compare this model's with".into()));

@@ -1,14 +1,16 @@
 //! Loading models, good and bad.
 
-use super::{Finding, Obstacle, answer, ensure, greedy, load, request, with_model};
-use crate::abi::client::Plugin;
+use super::{Finding, Obstacle, answer, counting, ensure, greedy, load, request, with_model};
 use crate::conformance::Subject;
 use crate::{CancelToken, Error, ErrorKind, OptionKind, OptionValue};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// How long what is cancelled may take.
 const PROMPTLY: Duration = Duration::from_secs(2);
+/// The largest model that is copied to be damaged.
+const SIZE_MAX: u64 = 64 << 20;
 
 pub(crate) fn unknown_options_refused(subject: &Subject) -> Finding {
     let (plugin, model) = with_model(subject)?;
@@ -17,7 +19,7 @@ pub(crate) fn unknown_options_refused(subject: &Subject) -> Finding {
         let other = match &spec.kind {
             OptionKind::Bool => OptionValue::Text("perhaps".into()),
             OptionKind::Int { max, .. } if *max < i64::MAX => OptionValue::Int(max + 1),
-            OptionKind::Float { max, .. } if *max < f64::MAX => OptionValue::Float(max * 2.0 + 1.0),
+            OptionKind::Float { max, .. } if *max < f64::MAX / 4.0 => OptionValue::Float(max + max.abs().max(1.0)),
             OptionKind::Choice { .. } => OptionValue::Text("no such word".into()),
             _ => OptionValue::Bool(true),
         };
@@ -39,67 +41,77 @@ pub(crate) fn unknown_options_refused(subject: &Subject) -> Finding {
 }
 
 pub(crate) fn loading_can_be_cancelled(subject: &Subject) -> Finding {
-    let (plugin, model) = with_model(subject)?;
-    let started = Instant::now();
-    match plugin.load_model(&request(model, subject), &|_| (), &CancelToken::new(|| true)) {
-        Ok(_) => return Err(Obstacle::Failed("it was cancelled before it began, and the model loaded".into())),
-        Err(error) => ensure!(error.kind == ErrorKind::Cancelled, "it ended as {:?}: {error}", error.kind),
+    let (plugin, path) = with_model(subject)?;
+    let (never, asked) = counting(usize::MAX);
+    load(&plugin, path, subject)?;
+    plugin.load_model(&request(path, subject), &|_| (), &never)?;
+    let polls = asked.load(Ordering::Relaxed);
+    ensure!(polls > 0, "it never asks whether it is cancelled");
+    // Before it begins, half-way, and at the last question.
+    for allowed in [0, polls / 2, polls - 1] {
+        let started = Instant::now();
+        match plugin.load_model(&request(path, subject), &|_| (), &counting(allowed).0) {
+            Ok(_) => {
+                return Err(Obstacle::Failed(format!(
+                    "it was cancelled at question {} of {polls}, and loaded",
+                    allowed + 1
+                )));
+            }
+            Err(error) => ensure!(error.kind == ErrorKind::Cancelled, "it ended as {:?}: {error}", error.kind),
+        }
+        let took = started.elapsed();
+        ensure!(took < PROMPTLY, "it took {:.1} s", took.as_secs_f64());
     }
-    let took = started.elapsed();
-    ensure!(took < PROMPTLY, "it took {:.1} s", took.as_secs_f64());
-    let model = load(&plugin, model, subject)?;
+    let model = load(&plugin, path, subject)?;
     answer(&model, &greedy(super::TEXT, 2))?;
-    Ok(format!("{:.0} ms", took.as_secs_f64() * 1e3))
+    Ok(format!("asks {polls} times"))
 }
 
 pub(crate) fn survives_bad_models(subject: &Subject) -> Finding {
     let (plugin, model) = with_model(subject)?;
-    let folder = Folder::new(subject)?;
-    let extension = model.extension().map(|extension| extension.to_string_lossy().into_owned());
-    let place = |name: &str| match &extension {
-        Some(extension) => folder.0.join(format!("{name}.{extension}")),
-        None => folder.0.join(name),
+    load(&plugin, model, subject)?;
+    let name = match model.extension() {
+        Some(extension) => format!("bad.{}", extension.to_string_lossy()),
+        None => "bad".into(),
     };
+    // One file for all of them, in a folder that whoever checks removes.
+    let path = subject.cache_dir.join(name);
     let mut tried = 0;
-    let mut refuse = |path: &Path, what: &str| -> Result<(), Obstacle> {
+    let mut refuse = |bytes: Option<&[u8]>, what: &str, may_load: bool| -> Result<(), Obstacle> {
         tried += 1;
-        match attempt(&plugin, path, subject) {
-            Ok(()) => Err(Obstacle::Failed(format!("{what} was loaded"))),
-            Err(error) => sound(&error, path, what),
+        if let Some(bytes) = bytes {
+            std::fs::write(&path, bytes).map_err(|error| Error::io("writing", &path, &error))?;
         }
+        match plugin.load_model(&request(&path, subject), &|_| (), &CancelToken::never()) {
+            Ok(_) if !may_load => return Err(Obstacle::Failed(format!("{what} was loaded"))),
+            // Damage that loads must not crash the answer.
+            Ok(model) => match answer(&model, &greedy(super::TEXT, 2)) {
+                Err(error) => ensure!(error.kind != ErrorKind::Panic, "{what}: {error}"),
+                Ok(_) => (),
+            },
+            Err(error) => sound(&error, &path, what)?,
+        }
+        Ok(())
     };
-    refuse(&place("missing"), "a model that is not there")?;
-    for (name, bytes) in [("empty", &b""[..]), ("text", b"I am no model.\n"), ("zeroes", &[0; 4096])] {
-        let path = place(name);
-        write(&path, bytes)?;
-        refuse(&path, name)?;
+    refuse(None, "a model that is not there", false)?;
+    for (what, bytes) in [("an empty file", &b""[..]), ("a text", b"I am no model.\n"), ("zeroes", &[0; 4096])] {
+        refuse(Some(bytes), what, false)?;
     }
-    if model.is_file() {
+    let size = std::fs::metadata(model).map_or(0, |metadata| metadata.len());
+    if model.is_file() && size <= SIZE_MAX {
         let whole = std::fs::read(model).map_err(|error| Error::io("reading", model, &error))?;
-        let cut = place("half");
-        write(&cut, &whole[..whole.len() / 2])?;
-        refuse(&cut, "half a model")?;
+        refuse(Some(&whole[..whole.len() / 2]), "half a model", false)?;
         // In the first bytes lie the counts and lengths that a reader believes.
         for at in [0, 8, 16, 24, 64, 200, 700, 2000, 4000].into_iter().filter(|at| at + 8 <= whole.len()) {
             let mut damaged = whole.clone();
             damaged[at..at + 8].fill(0xff);
-            let path = place(&format!("damaged-at-{at}"));
-            write(&path, &damaged)?;
-            tried += 1;
             // Some bytes matter to nobody.
-            if let Err(error) = attempt(&plugin, &path, subject) {
-                sound(&error, &path, &format!("a model damaged at byte {at}"))?;
-            }
+            refuse(Some(&damaged), &format!("a model damaged at byte {at}"), true)?;
         }
     }
     let model = load(&plugin, model, subject)?;
     answer(&model, &greedy(super::TEXT, 2))?;
     Ok(format!("{tried} bad models"))
-}
-
-fn attempt(plugin: &Plugin, path: &Path, subject: &Subject) -> crate::Result<()> {
-    let model = load(plugin, path, subject)?;
-    answer(&model, &greedy(super::TEXT, 2)).map(|_| ())
 }
 
 /// Whether `error` is one that a user can do something with.
@@ -109,26 +121,4 @@ fn sound(error: &Error, path: &Path, what: &str) -> Result<(), Obstacle> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     ensure!(error.to_string().contains(&*name), "{what}: the error does not name the file: {error}");
     Ok(())
-}
-
-fn write(path: &Path, bytes: &[u8]) -> crate::Result<()> {
-    std::fs::write(path, bytes).map_err(|error| Error::io("writing", path, &error))
-}
-
-/// A folder of this process's own, gone when dropped.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(subject: &Subject) -> crate::Result<Self> {
-        let path = subject.cache_dir.join(format!("conformance-{}", std::process::id()));
-        std::fs::create_dir_all(&path).map_err(|error| Error::io("creating", &path, &error))?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // A folder of the temporary folder that stays is no finding.
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }

@@ -9,11 +9,13 @@ pub(super) mod resources;
 use super::Subject;
 use crate::abi::client::{LoadedModel, Plugin};
 use crate::{
-    Availability, CancelToken, Error, Event, GenerateRequest, GenerateStats, HostServices, LoadRequest, Prompt, Result,
-    Sampling,
+    Availability, CancelToken, Capabilities, Error, ErrorKind, Event, GenerateRequest, GenerateStats, HostServices,
+    LoadRequest, Prompt, Result, Sampling,
 };
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What a check found: a note of what was measured, or what stood against it.
 pub(super) type Finding = std::result::Result<String, Obstacle>;
@@ -31,6 +33,9 @@ impl From<Error> for Obstacle {
         Self::Failed(format!("{error} ({:?})", error.kind))
     }
 }
+
+/// How far apart two log-probabilities may be that devices which add up in another order take for each other.
+const TIE: f32 = 0.02;
 
 /// Fails the check with a formatted reason unless the condition holds.
 macro_rules! ensure {
@@ -81,9 +86,12 @@ fn request(model: &Path, subject: &Subject) -> LoadRequest {
     request
 }
 
-/// Loads `model`.
-fn load(plugin: &Plugin, model: &Path, subject: &Subject) -> Result<LoadedModel> {
-    plugin.load_model(&request(model, subject), &|_| (), &CancelToken::never())
+/// Loads `model`; skips the check if that is one that the plugin does not support.
+fn load(plugin: &Plugin, model: &Path, subject: &Subject) -> std::result::Result<LoadedModel, Obstacle> {
+    plugin.load_model(&request(model, subject), &|_| (), &CancelToken::never()).map_err(|error| match error.kind {
+        ErrorKind::Unsupported => Obstacle::Skipped(format!("it does not support the model: {error}")),
+        _ => error.into(),
+    })
 }
 
 /// The library with its model loaded.
@@ -103,27 +111,55 @@ fn greedy(text: &str, max_tokens: u32) -> GenerateRequest {
     }
 }
 
+/// The likeliest tokens after `text`, with the margins by which they are, where `can` says that there are such.
+fn likeliest(model: &LoadedModel, can: &Capabilities, text: &str, max_tokens: u32) -> Result<Answer> {
+    let top_logprobs = if can.logprobs { 2 } else { 0 };
+    answer(model, &GenerateRequest { top_logprobs, ..greedy(text, max_tokens) })
+}
+
 /// An answer with all that was heard of it.
 struct Answer {
     tokens: Vec<u32>,
     text: String,
-    /// Tokens with a log-probability.
-    logprobs: usize,
+    /// The tokens' bytes.
+    bytes: Vec<u8>,
+    /// Of each token, its log-probability and the best candidates.
+    logprobs: Vec<(Option<f32>, Vec<(u32, f32)>)>,
     stats: GenerateStats,
 }
 
+impl Answer {
+    /// Whether the other answer is the same, up to a token that is as likely as another.
+    fn agrees_with(&self, other: &Self) -> bool {
+        let differing = self.tokens.iter().zip(&other.tokens).position(|(a, b)| a != b);
+        let is_tie = |at: usize| match self.logprobs[at].1.as_slice() {
+            [(_, best), (_, second), ..] => best - second < TIE,
+            _ => false,
+        };
+        differing.map_or(self.tokens.len() == other.tokens.len(), is_tie)
+    }
+}
+
 fn answer(model: &LoadedModel, request: &GenerateRequest) -> Result<Answer> {
-    let (mut tokens, mut text, mut logprobs) = (Vec::new(), String::new(), 0);
+    let (mut tokens, mut all, mut text, mut logprobs) = (Vec::new(), Vec::new(), String::new(), Vec::new());
     let stats = model.generate_stream(request, &CancelToken::never(), &mut |event| {
         match event {
-            Event::Token { id, logprob, .. } => {
+            Event::Token { id, bytes, logprob, top } => {
                 tokens.push(id);
-                logprobs += usize::from(logprob.is_some());
+                all.extend(bytes);
+                logprobs.push((logprob, top));
             }
             Event::Text(piece) => text += &piece,
             Event::PromptProgress { .. } => (),
         }
         ControlFlow::Continue(())
     })?;
-    Ok(Answer { tokens, text, logprobs, stats })
+    Ok(Answer { tokens, text, bytes: all, logprobs, stats })
+}
+
+/// A token that is never cancelled until it was asked `allowed` times, and counts how often it is asked.
+fn counting(allowed: usize) -> (CancelToken, Arc<AtomicUsize>) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    (CancelToken::new(move || count.fetch_add(1, Ordering::Relaxed) >= allowed), asked)
 }

@@ -11,7 +11,7 @@ const QUICK: Duration = Duration::from_millis(100);
 const BITS: std::ops::RangeInclusive<f32> = 0.5..=64.0;
 
 /// Variables that hide devices, by the libraries that read them.
-const HIDING: [(&str, &str); 9] = [
+const HIDING: [(&str, &str); 7] = [
     ("CUDA_VISIBLE_DEVICES", ""),
     ("HIP_VISIBLE_DEVICES", ""),
     ("ROCR_VISIBLE_DEVICES", ""),
@@ -19,9 +19,10 @@ const HIDING: [(&str, &str); 9] = [
     ("VK_DRIVER_FILES", "/nonexistent"),
     ("VK_ICD_FILENAMES", "/nonexistent"),
     ("VK_LOADER_DRIVERS_DISABLE", "*"),
-    ("ONEAPI_DEVICE_SELECTOR", "host:*"),
-    ("ZE_AFFINITY_MASK", ""),
 ];
+
+/// Hardware, as capabilities name it, that these variables hide.
+const HIDDEN: [&str; 4] = ["cuda", "hip", "rocm", "vulkan"];
 
 pub(crate) fn probe_is_quick(subject: &Subject) -> Finding {
     let plugin = open(subject)?;
@@ -34,8 +35,8 @@ pub(crate) fn probe_is_quick(subject: &Subject) -> Finding {
     }
     let shown: Vec<String> = times.iter().map(|time| format!("{:.1}", time.as_secs_f64() * 1e3)).collect();
     let shown = format!("{} ms", shown.join(", "));
-    // A busy machine delays one call, not two.
-    ensure!(times.iter().filter(|time| **time > QUICK).count() < 2, "it took {shown}");
+    // A host asks once, in a fresh process, so the first call is what it waits for.
+    ensure!(times[0] <= QUICK, "it took {shown}");
     ensure!(answers.windows(2).all(|pair| pair[0] == pair[1]), "it gave different answers, one after the other");
     Ok(shown)
 }
@@ -45,7 +46,9 @@ pub(crate) fn honest_without_devices(subject: &Subject) -> Finding {
         // SAFETY: this process was started for this check, and nothing else in it reads the environment yet.
         unsafe { std::env::set_var(name, value) };
     }
-    match open(subject)?.is_available()? {
+    let plugin = open(subject)?;
+    let is_hidden = HIDDEN.contains(&plugin.capabilities()?.hardware.as_str());
+    match plugin.is_available()? {
         Availability::Unavailable { reason, remedy } => {
             ensure!(!reason.trim().is_empty(), "it is unavailable and does not say why");
             ensure!(!remedy.trim().is_empty(), "it is unavailable (\"{reason}\") and does not say what to do");
@@ -56,7 +59,8 @@ pub(crate) fn honest_without_devices(subject: &Subject) -> Finding {
             for device in &devices {
                 let name = &device.name;
                 ensure!(!name.trim().is_empty(), "a device has no name");
-                ensure!(device.class != DeviceClass::DiscreteGpu, "`{name}` is there although every GPU is hidden");
+                let is_gpu = device.class == DeviceClass::DiscreteGpu;
+                ensure!(!(is_gpu && is_hidden), "`{name}` is there although every GPU is hidden");
                 ensure!(
                     device.memory_free_bytes <= device.memory_total_bytes,
                     "`{name}` has more free memory than memory"

@@ -15,6 +15,7 @@ pub(crate) mod cache;
 pub(crate) mod generate;
 mod linear;
 mod network;
+mod pool;
 mod rope;
 mod sampling;
 pub(crate) mod thread;

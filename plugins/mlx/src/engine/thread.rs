@@ -5,6 +5,7 @@ use super::architecture::Architecture;
 use super::cache::Cache;
 use super::generate::{Answer, Generator};
 use super::network::Network;
+use super::pool;
 use super::weights::Weights;
 use pajamas_plugin_api::{CancelToken, Error, ErrorKind, Result, Slots, TokenSink};
 use std::ops::ControlFlow;
@@ -12,7 +13,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// How often a waiting caller asks whether it is cancelled.
@@ -97,10 +97,10 @@ enum Work {
     Rows { tokens: Vec<u32>, first_row: usize },
 }
 
-/// A loaded model's thread. Dropping it waits for the thread to end, and with it frees the model.
+/// A loaded model's thread. Dropping it waits for the thread to be done with it, and with that frees the model.
 pub(crate) struct Engine {
     work: Mutex<Option<Sender<(Work, Caller)>>>,
-    thread: Option<JoinHandle<()>>,
+    running: Option<pool::Running>,
     kv_cache_bytes: Arc<AtomicU64>,
 }
 
@@ -161,11 +161,8 @@ impl Engine {
             // What cannot be given back now is used again by the next model.
             let _ = mlx_rs::memory::clear_cache();
         };
-        let thread = std::thread::Builder::new()
-            .name("mlx".into())
-            .spawn(run)
-            .map_err(|error| Error::other(format!("no thread for MLX: {error}")))?;
-        let engine = Self { work: Mutex::new(Some(work)), thread: Some(thread), kv_cache_bytes };
+        let running = pool::run(run).map_err(|error| Error::other(format!("no thread for MLX: {error}")))?;
+        let engine = Self { work: Mutex::new(Some(work)), running: Some(running), kv_cache_bytes };
         match started.recv() {
             Ok(outcome) => outcome.map(|()| engine),
             Err(_) => Err(Error::other("MLX's thread ended while the model was loaded")),
@@ -245,10 +242,8 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         *self.work.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        if let Some(thread) = self.thread.take() {
-            // It panicked outside of any request: there is nobody left to tell.
-            let _ = thread.join();
-        }
+        // Waits, after the channel above was closed.
+        drop(self.running.take());
     }
 }
 

@@ -51,7 +51,8 @@ pub fn commit(mode: &Mode, stage: Stage) {
         "spin" => loop {
             std::hint::spin_loop();
         },
-        "fork" => leave_a_grandchild(),
+        "fork" => leave_a_grandchild(true),
+        "child" => leave_a_grandchild(false),
         "flood" => [libc::STDOUT_FILENO, libc::STDERR_FILENO].into_iter().for_each(flood),
         // A frame longer than any may be.
         "garbage" => write_into_pipes(&[0xff; 64]),
@@ -100,15 +101,17 @@ fn touch_a_files_missing_page() {
     }
 }
 
-/// A process in a session, and so a group, of its own, which holds every descriptor of this one's for a while. Then
-/// this one goes on.
-fn leave_a_grandchild() {
+/// A process which holds every descriptor of this one's for a while, in a session, and so a group, of its own if it is to
+/// `leave`. Then this one goes on.
+fn leave_a_grandchild(leave: bool) {
     // SAFETY: the child calls nothing that needs another thread.
     unsafe {
         let child = libc::fork();
         assert!(child >= 0, "no grandchild");
         if child == 0 {
-            libc::setsid();
+            if leave {
+                libc::setsid();
+            }
             mark("grandchild");
             libc::sleep(GRANDCHILD_S);
             libc::_exit(0);

@@ -17,6 +17,7 @@ use pajamas_plugin_api::{
     LoadRequest, LogLevel, Model, ModelInfo, Progress, Result, Token, TokenSink, export_plugin, host,
 };
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Tokens that a model takes.
@@ -56,18 +57,32 @@ impl Backend for Misbehaving {
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = Capabilities::new("loom", &["gguf"]);
         capabilities.logits = true;
+        // Another answer each time.
+        if Mode::now().is("fickle") {
+            capabilities.score = i32::try_from(turn()).unwrap_or(0);
+        }
         capabilities
     }
 
     fn load_model(&self, _: &LoadRequest, _: &Progress, _: &CancelToken) -> Result<Box<dyn Model>> {
         let mode = Mode::now();
         fault::commit(&mode, Stage::Model);
+        if mode.is("hoarder") {
+            // Touched, or it would take no memory.
+            std::mem::forget(vec![1_u8; 1 << 20]);
+        }
         match mode.name() {
             "oom-at-model" => Err(Error::new(ErrorKind::OutOfMemory, "no room for the loom")),
             "unsupported-at-model" => Err(Error::unsupported("the loom does not weave this")),
             _ => Ok(Box::new(Loom)),
         }
     }
+}
+
+/// How often this was called before.
+fn turn() -> usize {
+    static TURNS: AtomicUsize = AtomicUsize::new(0);
+    TURNS.fetch_add(1, Ordering::Relaxed)
 }
 
 struct Loom;
@@ -87,6 +102,7 @@ impl Model for Loom {
         fault::commit(&mode, Stage::Generate);
         match mode.name() {
             "slow-generate" => bleat_slowly(sink),
+            "fickle" => _ = sink.token(Token::new(u32::try_from(turn() % 2).unwrap_or(0), *b"baa ")),
             "other-thread" => bleat_on_another_thread(sink),
             name => {
                 bleat(sink, name == "panic-midway");
