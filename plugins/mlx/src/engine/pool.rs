@@ -11,12 +11,12 @@ type Work = Box<dyn FnOnce() + Send>;
 static IDLE: Mutex<Vec<Sender<Work>>> = Mutex::new(Vec::new());
 
 /// Work that runs on a thread of the pool. Dropping it waits for the work to end.
-pub(super) struct Running(Receiver<()>);
+pub(super) struct Running(Mutex<Receiver<()>>);
 
 impl Drop for Running {
     fn drop(&mut self) {
         // The other end is dropped when the work has ended, in whichever way.
-        let _ = self.0.recv();
+        let _ = self.0.get_mut().unwrap_or_else(PoisonError::into_inner).recv();
     }
 }
 
@@ -34,13 +34,13 @@ pub(super) fn run(work: impl FnOnce() + Send + 'static) -> std::io::Result<Runni
         let waiting = IDLE.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let Some(waiting) = waiting else { break };
         match waiting.send(work) {
-            Ok(()) => return Ok(Running(ended)),
+            Ok(()) => return Ok(Running(Mutex::new(ended))),
             // That thread has ended.
             Err(returned) => work = returned.0,
         }
     }
     std::thread::Builder::new().name("mlx".into()).spawn(move || serve(work))?;
-    Ok(Running(ended))
+    Ok(Running(Mutex::new(ended)))
 }
 
 /// Does `work`, and then what else comes, for ever: a plugin is never unloaded.

@@ -116,6 +116,10 @@ fn leave_a_grandchild(leave: bool) {
             libc::sleep(GRANDCHILD_S);
             libc::_exit(0);
         }
+        if !leave {
+            // Or it would be gone before it could say that it was there.
+            libc::usleep(200_000);
+        }
     }
 }
 
