@@ -144,7 +144,7 @@ fn what_breaks_a_rule_fails_it() {
         (mode("well").patch(b"pajamas_plugin_root\0", b"pajamas_plugin_toor\0"), "2", "does not export"),
         (mode("well").manifest("formats", "ggml"), "manifest-agrees", "the manifest's formats"),
         (mode("slow-at-probe"), "probe-is-quick", "it took 3"),
-        (mode("hang-at-probe"), "probe-is-quick", "did not answer within 15 s"),
+        (mode("hang-at-probe"), "capabilities-are-constant", "did not answer within 15 s"),
         (mode("segv-at-probe"), "honest-without-devices", "segmentation fault"),
         (mode("fickle"), "capabilities-are-constant", "another answer"),
         (mode("well"), "behaves-as-it-claims", "`temperature` is claimed, and 5 changes nothing"),

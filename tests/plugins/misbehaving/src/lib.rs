@@ -59,7 +59,8 @@ impl Backend for Misbehaving {
         capabilities.logits = true;
         // Another answer each time.
         if Mode::now().is("fickle") {
-            capabilities.score = i32::try_from(turn()).unwrap_or(0);
+            static ASKED: AtomicUsize = AtomicUsize::new(0);
+            capabilities.score = i32::try_from(ASKED.fetch_add(1, Ordering::Relaxed)).unwrap_or(0);
         }
         capabilities
     }
@@ -69,7 +70,7 @@ impl Backend for Misbehaving {
         fault::commit(&mode, Stage::Model);
         if mode.is("hoarder") {
             // Touched, or it would take no memory.
-            std::mem::forget(vec![1_u8; 1 << 20]);
+            std::mem::forget(std::hint::black_box(vec![1_u8; 1 << 20]));
         }
         match mode.name() {
             "oom-at-model" => Err(Error::new(ErrorKind::OutOfMemory, "no room for the loom")),
@@ -77,12 +78,6 @@ impl Backend for Misbehaving {
             _ => Ok(Box::new(Loom)),
         }
     }
-}
-
-/// How often this was called before.
-fn turn() -> usize {
-    static TURNS: AtomicUsize = AtomicUsize::new(0);
-    TURNS.fetch_add(1, Ordering::Relaxed)
 }
 
 struct Loom;
@@ -102,7 +97,11 @@ impl Model for Loom {
         fault::commit(&mode, Stage::Generate);
         match mode.name() {
             "slow-generate" => bleat_slowly(sink),
-            "fickle" => _ = sink.token(Token::new(u32::try_from(turn() % 2).unwrap_or(0), *b"baa ")),
+            "fickle" => {
+                static ANSWERS: AtomicUsize = AtomicUsize::new(0);
+                let id = ANSWERS.fetch_add(1, Ordering::Relaxed) % 2;
+                let _ = sink.token(Token::new(u32::try_from(id).unwrap_or(0), *b"baa "));
+            }
             "other-thread" => bleat_on_another_thread(sink),
             name => {
                 bleat(sink, name == "panic-midway");
