@@ -174,11 +174,10 @@ impl Cache {
 
     /// Remembers what checking `file`, which is remembered, came to.
     pub fn set_verdict(&mut self, file: &PluginFile, verdict: Option<Verdict>) {
-        if let Some(entry) = self.entries.get_mut(&file.path).filter(|entry| entry.file == *file) {
-            if entry.verdict != verdict {
-                entry.verdict = verdict;
-                self.changed.insert(file.path.clone());
-            }
+        let entry = self.entries.get_mut(&file.path).filter(|entry| entry.file == *file && entry.verdict != verdict);
+        if let Some(entry) = entry {
+            entry.verdict = verdict;
+            self.changed.insert(file.path.clone());
         }
     }
 

@@ -1,5 +1,5 @@
 //! The stages of a plugin: discover → preflight → trust → probe → rank → load. One file each; [`survey`] runs all but
-//! the last and keeps a row for every file, with its status and reason. Around them: [`file`] what a plugin consists of,
+//! the last and keeps a row for every file, with its status and reason. Around them: [`mod@file`] what a plugin consists of,
 //! [`pins`] which contents were accepted, [`cache`] what was answered, [`environment`] when that is stale, [`arithmetic`]
 //! whether a backend computes rightly, [`conformance`] whether a plugin keeps the rules, [`install`], and [`scaffold`], which begins a new plugin.
 

@@ -85,10 +85,11 @@ pub(crate) fn survives_bad_models(subject: &Subject) -> Finding {
         match plugin.load_model(&request(&path, subject), &|_| (), &CancelToken::never()) {
             Ok(_) if !may_load => return Err(Obstacle::Failed(format!("{what} was loaded"))),
             // Damage that loads must not crash the answer.
-            Ok(model) => match answer(&model, &greedy(super::TEXT, 2)) {
-                Err(error) => ensure!(error.kind != ErrorKind::Panic, "{what}: {error}"),
-                Ok(_) => (),
-            },
+            Ok(model) => {
+                if let Err(error) = answer(&model, &greedy(super::TEXT, 2)) {
+                    ensure!(error.kind != ErrorKind::Panic, "{what}: {error}");
+                }
+            }
             Err(error) => sound(&error, &path, what)?,
         }
         Ok(())

@@ -39,11 +39,12 @@ const TIE: f32 = 0.02;
 
 /// Fails the check with a formatted reason unless the condition holds.
 macro_rules! ensure {
-    ($condition:expr, $($reason:tt)+) => {
-        if !$condition {
+    ($condition:expr, $($reason:tt)+) => {{
+        let holds: bool = $condition;
+        if !holds {
             return Err($crate::conformance::checks::Obstacle::Failed(format!($($reason)+)));
         }
-    };
+    }};
 }
 pub(super) use ensure;
 
@@ -117,14 +118,17 @@ fn likeliest(model: &LoadedModel, can: &Capabilities, text: &str, max_tokens: u3
     answer(model, &GenerateRequest { top_logprobs, ..greedy(text, max_tokens) })
 }
 
+/// The log-probability of a token, and the best candidates at its place.
+type Logprobs = (Option<f32>, Vec<(u32, f32)>);
+
 /// An answer with all that was heard of it.
 struct Answer {
     tokens: Vec<u32>,
     text: String,
     /// The tokens' bytes.
     bytes: Vec<u8>,
-    /// Of each token, its log-probability and the best candidates.
-    logprobs: Vec<(Option<f32>, Vec<(u32, f32)>)>,
+    /// One for each token.
+    logprobs: Vec<Logprobs>,
     stats: GenerateStats,
 }
 
