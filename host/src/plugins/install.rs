@@ -19,8 +19,8 @@ const ASIDE: &str = ".old-";
 /// same file name, and accepts its contents. The copy is looked at, and asked in a worker process, before it gets its name.
 ///
 /// # Errors
-/// When it is none, or fails when asked and `anyway` is false, or cannot be copied: then nothing is changed. When its sum cannot be
-/// remembered, too; then it is installed.
+/// When it is none, or fails when asked and `anyway` is false, or cannot be copied: then nothing is changed. When its sum
+/// cannot be remembered, too; then it is installed.
 pub fn install(source: &Path, anyway: bool, config: &Config) -> Result<PathBuf> {
     let source = source.canonicalize().map_err(Error::io("opening", source))?;
     let name = source.file_name().unwrap_or_default();

@@ -125,11 +125,12 @@ pub fn manifest_of<'data>(data: impl ReadRef<'data>, length: u64) -> Result<Mani
     Manifest::parse(bytes).map_err(|error| Refusal::new(error.to_string(), "rebuild the plugin"))
 }
 
-/// Of a universal library of macOS, the part that is for this machine.
+/// Of a universal library of macOS, the part that is for this machine, or else the first.
 fn own_slice<'data>(data: impl ReadRef<'data>) -> Option<&'data [u8]> {
     use object::read::macho::{FatArch, MachOFatFile32, MachOFatFile64};
     fn own<'data, A: FatArch, R: ReadRef<'data>>(parts: &[A], data: R) -> Option<&'data [u8]> {
-        parts.iter().find(|part| part.architecture() == ARCHITECTURE)?.data(data).ok()
+        let own = parts.iter().find(|part| part.architecture() == ARCHITECTURE);
+        own.or_else(|| parts.first())?.data(data).ok()
     }
     match object::FileKind::parse(data).ok()? {
         object::FileKind::MachOFat32 => own(MachOFatFile32::parse(data).ok()?.arches(), data),
@@ -295,6 +296,22 @@ mod tests {
     fn a_program_is_no_plugin() {
         let refusal = preflight(&std::env::current_exe().unwrap()).unwrap_err();
         assert!(refusal.reason.starts_with("it is no"), "{}", refusal.reason);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn libraries_of_other_systems_say_so_also_inside_of_a_universal_one() {
+        let macho = include_bytes!("../../../tests/fuzz/corpus/plugin_preflight/macho");
+        assert_eq!(reason(macho), "it was built for MachO on Aarch64");
+        let pe = include_bytes!("../../../tests/fuzz/corpus/plugin_preflight/pe");
+        assert!(reason(pe).starts_with("it was built for Pe on "));
+        // One part, for AArch64, at 4096.
+        let parts = [0xcafe_babe, 1, 0x0100_000c, 0, 4096, u32::try_from(macho.len()).unwrap(), 12];
+        let mut universal: Vec<u8> = parts.iter().flat_map(|word: &u32| word.to_be_bytes()).collect();
+        universal.resize(4096, 0);
+        universal.extend(macho);
+        assert_eq!(reason(&universal), "it was built for MachO on Aarch64");
+        assert_eq!(reason(&universal[..4096]), "the file is truncated or damaged");
     }
 
     #[cfg(target_os = "linux")]
