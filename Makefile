@@ -5,6 +5,8 @@ RELEASE := $(TARGET_DIR)/release
 EXTENSION := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
 CARGO ?= cargo
 PREFIX ?= $(HOME)/.pajamas
+# Where an installed program looks: in its user's own folder, or beside itself.
+PLUGINS := $(PREFIX)/$(if $(filter $(HOME)/.pajamas,$(PREFIX)),plugins,lib/pajamas/plugins)
 TEMPLATE := --manifest-path plugin-template/Cargo.toml --target-dir "$(TARGET_DIR)"
 API_1_0 := --manifest-path tests/plugins/api-1.0.0/Cargo.toml --target-dir "$(TARGET_DIR)"
 
@@ -118,12 +120,12 @@ goldens: build ## recompute the golden files with llama.cpp's converter, transfo
 reference: ## write docs/reference/cli.md anew, from the program's own help
 	UPDATE_REFERENCE=1 $(CARGO) test --release --locked -p pajamas --lib reference
 
-install: build ## install the programs into $PREFIX/bin and the plugins into $PREFIX/plugins (default: ~/.pajamas)
-	install -d "$(PREFIX)/bin" "$(PREFIX)/plugins"
+install: build ## install the programs into $PREFIX/bin and the plugins (default: ~/.pajamas; elsewhere lib/pajamas/plugins)
+	install -d "$(PREFIX)/bin" "$(PLUGINS)"
 	install -m 755 "$(RELEASE)/pajamas" "$(RELEASE)/pajamas-worker" "$(PREFIX)/bin"
-	install -m 755 "$(RELEASE)/libgguf_cpu.$(EXTENSION)" "$(RELEASE)/libmlx_quantize.$(EXTENSION)" "$(PREFIX)/plugins"
+	install -m 755 "$(RELEASE)/libgguf_cpu.$(EXTENSION)" "$(RELEASE)/libmlx_quantize.$(EXTENSION)" "$(PLUGINS)"
 	@for bundle in "$(RELEASE)"/plugins/mlx*; do if [ -d "$$bundle" ]; then \
-		rm -rf "$(PREFIX)/plugins/$${bundle##*/}" && cp -R "$$bundle" "$(PREFIX)/plugins"; fi; done
+		rm -rf "$(PLUGINS)/$${bundle##*/}" && cp -R "$$bundle" "$(PLUGINS)"; fi; done
 	@echo 'installed; add "$(PREFIX)/bin" to your PATH'
 
 clean: ## remove what was built

@@ -4,7 +4,7 @@
 use super::discover::{BUNDLE_FILE, is_library};
 use super::file::PluginFile;
 use super::pins::Pins;
-use super::{Candidate, Status, examine, judge};
+use super::{Candidate, Status, examine, judge, preflight};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use std::fs;
@@ -29,6 +29,10 @@ pub fn install(source: &Path, anyway: bool, config: &Config) -> Result<PathBuf> 
     if bundle && !source.join(BUNDLE_FILE).is_file() {
         let message = format!("`{}` is a folder without a `{BUNDLE_FILE}`: it is no plugin", source.display());
         return Err(refused(message, "name the plugin's library, or the folder of a bundle"));
+    }
+    if !bundle && let Err(refusal) = preflight::preflight(&source) {
+        let message = format!("`{}` is not installed: {}", source.display(), refusal.reason);
+        return Err(refused(message, &refusal.remedy));
     }
     if !bundle && !is_library(&source) {
         let message =
@@ -179,7 +183,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 }
 
 fn copy_file(from: &Path, to: &Path) -> Result<()> {
-    let (mut source, _) = super::preflight::open_regular(from).map_err(|refusal| Error::Refused {
+    let (mut source, _) = preflight::open_regular(from).map_err(|refusal| Error::Refused {
         message: format!("`{}` cannot be copied: {}", from.display(), refusal.reason),
         hint: refusal.remedy,
     })?;

@@ -39,6 +39,14 @@ pub(crate) fn behaves_as_it_claims(subject: &Subject) -> Finding {
         }
     }
     sampling_is_as_claimed(&model, &can.sampling)?;
+    let again = GenerateRequest { session: Some(7), ..greedy(TEXT, 2) };
+    answer(&model, &again)?;
+    let cached = answer(&model, &again)?.stats.cached_tokens;
+    ensure!(
+        can.sessions == (cached > 0),
+        "sessions are {}claimed, and the second time {cached} tokens of the same prompt were in its cache",
+        if can.sessions { "" } else { "not " }
+    );
     let several = answer(&model, &greedy(TEXT, 4))?;
     ensure!(several.tokens.len() == 4, "{} tokens arrived of 4", several.tokens.len());
     round_trip(&model)?;
