@@ -1,5 +1,6 @@
 //! Runs the rules of the plugin API's conformance kit on a plugin, each in a worker process of its own.
 
+use super::discover::BUNDLE_FILE;
 use super::file::PluginFile;
 use super::{Candidate, arithmetic, judge, named};
 use crate::config::Config;
@@ -56,7 +57,8 @@ pub fn rule(name: &str) -> Result<u16> {
 /// # Errors
 /// When it is neither.
 pub fn find(file: &Path, config: &Config) -> Result<PathBuf> {
-    if file.exists() || file.components().count() > 1 {
+    // A plugin's own source folder has its name as a rule, and is none.
+    if file.is_file() || file.join(BUNDLE_FILE).exists() || file.components().count() > 1 {
         return Ok(file.to_owned());
     }
     let candidates = super::inventory(config);

@@ -4,6 +4,7 @@ use crate::cli::output;
 use crate::cli::progress::Console;
 use crate::config::Config;
 use crate::error::Error;
+use crate::models::source;
 use crate::plugins::conformance::{self, Checked};
 use crate::runtime::open::Observer;
 use pajamas_plugin_api::ProgressUpdate;
@@ -18,7 +19,7 @@ pub struct Args {
     file: PathBuf,
     /// A model that it can load, for the rules that need one [default: a small bundled one, for plugins that load GGUF].
     #[arg(long, value_name = "MODEL")]
-    model: Option<PathBuf>,
+    model: Option<String>,
     /// Check this rule only, by number or name; may be given several times.
     #[arg(long, value_name = "RULE")]
     rule: Vec<String>,
@@ -48,12 +49,14 @@ struct Row {
 pub fn execute(args: &Args, common: &crate::cli::Common, config: &Config) -> anyhow::Result<()> {
     let rules = args.rule.iter().map(|name| conformance::rule(name)).collect::<Result<Vec<_>, _>>()?;
     let path = conformance::find(&args.file, config)?;
+    let model = args.model.as_ref().map(|model| source::resolve(model, config)).transpose()?;
+    let model = model.as_ref().map(|model| model.path.as_path());
     let shown = path.display().to_string();
     let console = Console::new(&shown);
     let mut done = 0;
     let wanted = |number: u16| rules.is_empty() || rules.contains(&number);
     let count = RULES.iter().filter(|rule| wanted(rule.number)).count();
-    let checked = conformance::verify(&path, args.model.as_deref(), &wanted, config, &mut |name| {
+    let checked = conformance::verify(&path, model, &wanted, config, &mut |name| {
         let fraction = done as f32 / count as f32;
         console.progress(&ProgressUpdate { stage: "checking".into(), fraction, detail: name.into() });
         done += 1;
