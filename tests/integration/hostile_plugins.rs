@@ -150,6 +150,31 @@ fn a_child_that_stays_in_the_workers_group_ends_with_it_and_no_core_is_dumped() 
 }
 
 #[test]
+fn a_worker_whose_host_is_killed_ends_though_a_plugin_holds_the_loaders_lock() {
+    let farm = Farm::new();
+    let path = Hostile::new("hang-at-load").name("bad").install(&farm.home);
+    for _ in 0..5 {
+        let before = farm.marker.runs();
+        let mut host = farm.command(&["plugins", "verify", path.to_str().unwrap(), "--rule", "1"]).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while farm.marker.runs() == before {
+            assert!(Instant::now() < deadline, "it was not loaded");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        host.kill().unwrap();
+        host.wait().unwrap();
+        let text = fs::read_to_string(farm.marker.path()).unwrap();
+        let worker = text.lines().last().unwrap().rsplit_once(' ').unwrap().1.to_owned();
+        let gone = || fs::read_to_string(format!("/proc/{worker}/stat")).map_or(true, |stat| stat.contains(") Z "));
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !gone() {
+            assert!(Instant::now() < deadline, "the worker lives on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+#[test]
 fn a_hundred_megabytes_on_stdout_and_on_stderr_are_swallowed() {
     for mode in ["flood-at-load", "flood-at-probe"] {
         let farm = Farm::new();

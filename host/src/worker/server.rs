@@ -157,11 +157,22 @@ fn clean_up_when_told(cancelled: &Arc<AtomicBool>, job: QuantizeJob) {
 
 /// Waits, on a thread of its own, for `Cancel` or the host's end; then does `last` and ends this process.
 fn watch(last: impl FnOnce() + Send + 'static) {
-    std::thread::spawn(move || {
+    on_a_thread(move || {
         let _ = protocol::read::<Request>(&mut io::stdin());
         last();
         exit_now();
     });
+}
+
+/// Runs `work` on a thread of its own, which has begun when this returns: one that begins while the loader is at work waits
+/// for the loader's lock, and a plugin may hold that for ever.
+pub(super) fn on_a_thread(work: impl FnOnce() + Send + 'static) {
+    let (sender, started) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let _ = sender.send(());
+        work();
+    });
+    let _ = started.recv();
 }
 
 /// Ends the process without running destructors: a hung constructor of a plugin's would hold the lock that they need,

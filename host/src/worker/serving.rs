@@ -1,7 +1,7 @@
 //! The worker's end of an isolated model: loads it, then serves one call after another until the host is gone.
 
 use super::protocol::{self, Reply, Request};
-use super::server::{Out, Thinned, exit_now};
+use super::server::{Out, Thinned, exit_now, on_a_thread};
 use crate::plugins::file::PluginFile;
 use crate::plugins::load::open;
 use pajamas_plugin_api::abi::client::LoadedModel;
@@ -32,7 +32,7 @@ pub(super) fn serve(plugin: &PluginFile, request: &LoadRequest, services: HostSe
 /// it: the next request takes it back.
 fn listen(cancelled: Arc<AtomicBool>) -> Receiver<Request> {
     let (sender, requests) = mpsc::channel();
-    std::thread::spawn(move || {
+    on_a_thread(move || {
         loop {
             match protocol::read::<Request>(&mut io::stdin()) {
                 Ok(Some(Request::Cancel)) => cancelled.store(true, Ordering::Relaxed),
