@@ -7,6 +7,8 @@ CARGO ?= cargo
 PREFIX ?= $(HOME)/.pajamas
 # Where an installed program looks: in its user's own folder, or beside itself.
 PLUGINS := $(PREFIX)/$(if $(filter $(HOME)/.pajamas,$(PREFIX)),plugins,lib/pajamas/plugins)
+# All but the backends for GPUs, which are built one at a time: cargo would unite their features.
+WORKSPACE := --workspace $(foreach gpu,cuda vulkan metal rocm,--exclude pajamas-gguf-$(gpu))
 TEMPLATE := --manifest-path plugin-template/Cargo.toml --target-dir "$(TARGET_DIR)"
 API_1_0 := --manifest-path tests/plugins/api-1.0.0/Cargo.toml --target-dir "$(TARGET_DIR)"
 
@@ -18,13 +20,21 @@ LINT_MLX := tools/build-plugin-mlx cargo clippy --release --all-targets -- -D wa
 endif
 endif
 
+ifeq ($(shell uname -sm),Linux x86_64)
+# What runs where the CPU is old is tested on an emulated one, and Vulkan on Mesa's device in software.
+TEST_LEVEL := cpu-level-x86-64-v2
+ifneq ($(VULKAN),0)
+TEST_VULKAN := plugin-vulkan
+endif
+endif
+
 # One compiler cache for every build of llama.cpp, where there is one.
 ifneq ($(shell command -v ccache),)
 export CMAKE_C_COMPILER_LAUNCHER := ccache
 export CMAKE_CXX_COMPILER_LAUNCHER := ccache
 endif
 
-.PHONY: help deps build host plugins plugin-gguf-cpu plugin-mlx-quantize plugin-mlx demo test fuzz memcheck quality lint bench bench-plugins bench-gguf bench-mlx bench-convert goldens reference install clean
+.PHONY: help deps build host plugins plugin-gguf-cpu plugin-mlx-quantize plugin-mlx plugin-vulkan plugin-cuda plugin-metal plugin-rocm demo test fuzz memcheck quality lint bench bench-plugins bench-gguf bench-mlx bench-convert goldens reference install dist clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -42,6 +52,25 @@ plugins: plugin-gguf-cpu plugin-mlx-quantize ## build the plugins that need noth
 plugin-gguf-cpu: deps ## build the CPU backend
 	$(CARGO) build --release --locked -p pajamas-gguf-cpu
 
+cpu-level-%: deps # the CPU backend for an x86-64 level: cpu-level-x86-64-v2, -v3, -v4, or cpu-level-native
+	@tools/cpu-level $* $(CARGO) build --release --locked -p pajamas-gguf-cpu --target-dir "$(TARGET_DIR)/levels/$*"
+	@install -d "$(RELEASE)/levels"
+	@install -m 755 "$(TARGET_DIR)/levels/$*/release/libgguf_cpu.$(EXTENSION)" "$(RELEASE)/levels/libgguf_cpu-$*.$(EXTENSION)"
+
+plugin-vulkan: deps ## build the backend for AMD, Intel and NVIDIA GPUs through Vulkan (needs its headers, glslc and the loader)
+	@tools/install-deps vulkan
+	CXXFLAGS="$$CXXFLAGS -include $(CURDIR)/plugins/gguf-vulkan/include/layer_settings.h" \
+		$(CARGO) build --release --locked -p pajamas-gguf-vulkan
+
+plugin-cuda: deps ## build the backend for NVIDIA GPUs, with an installed CUDA or, by CUDA_FROM=pip, PyPI's
+	@tools/build-plugin-cuda
+
+plugin-metal: deps ## build the backend for Apple GPUs (macOS)
+	$(CARGO) build --release --locked -p pajamas-gguf-metal
+
+plugin-rocm: deps ## build the backend for AMD GPUs through ROCm (needs ROCm)
+	$(CARGO) build --release --locked -p pajamas-gguf-rocm
+
 plugin-mlx-quantize: ## build the quantizer for MLX models, which needs no MLX
 	$(CARGO) build --release --locked -p pajamas-mlx-quantize
 
@@ -52,14 +81,14 @@ plugin-mlx: deps ## build the MLX backend (Apple silicon; on Linux for the CPU, 
 demo: build ## quantize the bundled model and let it answer
 	@tools/demo "$(RELEASE)" "$(EXTENSION)"
 
-test: build $(if $(TEST_MLX),plugin-mlx) ## build everything and run every test (MLX=0 leaves the MLX backend out)
+test: build $(TEST_LEVEL) $(TEST_VULKAN) $(if $(TEST_MLX),plugin-mlx) ## build everything and run every test (MLX=0 leaves the MLX backend out, VULKAN=0 the Vulkan one)
 	@tools/install-deps test
-	$(CARGO) build --release --locked --workspace --all-targets
+	$(CARGO) build --release --locked $(WORKSPACE) --all-targets
 	$(CARGO) build --release --locked $(TEMPLATE)
 	$(CARGO) build --release --locked $(API_1_0)
 	$(CARGO) test --release --locked $(TEMPLATE)
 	$(TEST_MLX)
-	$(CARGO) test --release --locked --workspace -- --test-threads=1
+	$(CARGO) test --release --locked $(WORKSPACE) -- --test-threads=1
 	@tools/memcheck
 	@FUZZ_SECONDS=$${FUZZ_SECONDS:-3} tests/fuzz/run
 
@@ -79,11 +108,11 @@ lint: deps ## formatting, clippy, documentation
 	$(CARGO) fmt --check --manifest-path plugins/mlx/Cargo.toml
 	$(CARGO) fmt --check --manifest-path plugin-template/Cargo.toml
 	$(CARGO) fmt --check --manifest-path tests/fuzz/Cargo.toml
-	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --release --locked $(WORKSPACE) --all-targets -- -D warnings
 	$(CARGO) clippy --release --locked --all-targets $(TEMPLATE) -- -D warnings
 	$(CARGO) clippy --locked --manifest-path tests/fuzz/Cargo.toml --target-dir "$(TARGET_DIR)/fuzz" -- -D warnings
 	$(LINT_MLX)
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked $(WORKSPACE) --no-deps
 
 bench: bench-plugins bench-gguf bench-mlx bench-convert ## speed and memory beside bare llama.cpp, mlx-lm, and llama.cpp's converter (an hour, 10 GB)
 
@@ -124,9 +153,14 @@ install: build ## install the programs into $PREFIX/bin and the plugins (default
 	install -d "$(PREFIX)/bin" "$(PLUGINS)"
 	install -m 755 "$(RELEASE)/pajamas" "$(RELEASE)/pajamas-worker" "$(PREFIX)/bin"
 	install -m 755 "$(RELEASE)/libgguf_cpu.$(EXTENSION)" "$(RELEASE)/libmlx_quantize.$(EXTENSION)" "$(PLUGINS)"
+	@for gpu in cuda vulkan metal rocm; do library="$(RELEASE)/libgguf_$$gpu.$(EXTENSION)"; \
+		[ ! -f "$$library" ] || install -m 755 "$$library" "$(PLUGINS)"; done
 	@for bundle in "$(RELEASE)"/plugins/mlx*; do if [ -d "$$bundle" ]; then \
 		rm -rf "$(PLUGINS)/$${bundle##*/}" && cp -R "$$bundle" "$(PLUGINS)"; fi; done
 	@echo 'installed; add "$(PREFIX)/bin" to your PATH'
+
+dist: host plugin-mlx-quantize $(if $(filter x86_64,$(shell uname -m)),$(foreach v,2 3 4,cpu-level-x86-64-v$(v)),plugin-gguf-cpu) ## an archive for other machines, with the CPU backend for every x86-64 level
+	@tools/dist "$(RELEASE)" "$(EXTENSION)" "$(TARGET_DIR)/dist"
 
 clean: ## remove what was built
 	$(CARGO) clean

@@ -5,8 +5,13 @@ mod benchmark;
 mod chat;
 mod config_command;
 mod conversion;
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+mod cpu_levels;
 mod doctor;
 mod generation;
+#[cfg(target_os = "linux")]
+mod gpu_cuda;
+mod gpu_vulkan;
 mod help_and_json;
 #[cfg(target_os = "linux")]
 mod hostile_files;

@@ -183,7 +183,7 @@ impl<'a> Conversion<'a> {
         &self.plan.tensors
     }
 
-    fn header(&self) -> Result<Header> {
+    pub(crate) fn header(&self) -> Result<Header> {
         let specs: Vec<TensorSpec> = self.plan.tensors.iter().map(|tensor| tensor.spec.clone()).collect();
         Header::new(&self.metadata, &specs)
     }

@@ -1,5 +1,6 @@
 //! How much memory a model takes: forecast before a context is made, and as llama.cpp reported it afterwards.
 
+use super::devices;
 use super::handle::ModelHandle;
 use super::options::Settings;
 use llama_cpp_sys_2 as sys;
@@ -107,7 +108,7 @@ pub(crate) fn forecast(weights_bytes: u64, kv_forecast: u64, lines: &[(LogLevel,
 }
 
 /// The sum of the sizes in the lines that contain one of `labels`: `… KV buffer size =    12.00 MiB`.
-fn logged_bytes(lines: &[(LogLevel, String)], labels: &[&str]) -> u64 {
+pub(super) fn logged_bytes(lines: &[(LogLevel, String)], labels: &[&str]) -> u64 {
     let size = |line: &String| {
         let (_, after) = labels.iter().find_map(|label| line.split_once(label))?;
         mebibytes(after)
@@ -124,7 +125,7 @@ fn mebibytes(text: &str) -> Option<u64> {
 /// Physical memory of this machine, or what its container may use; 0 if unknown.
 fn host_memory_bytes() -> u64 {
     // SAFETY: the library is started; the CPU device always exists where the CPU backend is built in.
-    let (_, total) = device_memory(unsafe { sys::ggml_backend_dev_by_type(sys::GGML_BACKEND_DEVICE_TYPE_CPU) });
+    let (_, total) = devices::memory(unsafe { sys::ggml_backend_dev_by_type(sys::GGML_BACKEND_DEVICE_TYPE_CPU) });
     smaller_known(total, container_number("memory.max"))
 }
 
@@ -134,7 +135,7 @@ fn host_memory_available_bytes() -> u64 {
     let machine = field(&meminfo, "MemAvailable:").map_or_else(
         || {
             // SAFETY: the library is started; the CPU device always exists where the CPU backend is built in.
-            device_memory(unsafe { sys::ggml_backend_dev_by_type(sys::GGML_BACKEND_DEVICE_TYPE_CPU) }).0
+            devices::memory(unsafe { sys::ggml_backend_dev_by_type(sys::GGML_BACKEND_DEVICE_TYPE_CPU) }).0
         },
         |kibibytes| kibibytes.saturating_mul(1024),
     );
@@ -165,24 +166,13 @@ fn field(text: &str, name: &str) -> Option<u64> {
     words.nth(1)?.parse().ok()
 }
 
-/// Memory of the first GPU that ggml found, or of this machine.
+/// Memory of the GPUs that ggml found, or of this machine.
 fn device_memory_bytes() -> u64 {
-    // SAFETY: the library is started; the answer may be null, which `device_memory` knows.
-    let (_, gpu) = device_memory(unsafe { sys::ggml_backend_dev_by_type(sys::GGML_BACKEND_DEVICE_TYPE_GPU) });
-    if gpu == 0 { host_memory_bytes() } else { gpu }
+    let gpus: u64 = devices::gpus().iter().map(|gpu| gpu.memory().1).sum();
+    if gpus == 0 { host_memory_bytes() } else { gpus }
 }
 
-/// Free and total memory of a device; zeroes if unknown.
-fn device_memory(device: sys::ggml_backend_dev_t) -> (u64, u64) {
-    let (mut free, mut total) = (0_usize, 0_usize);
-    if !device.is_null() {
-        // SAFETY: the device is one of ggml's own, and the two places are valid for writing.
-        unsafe { sys::ggml_backend_dev_memory(device, &raw mut free, &raw mut total) };
-    }
-    (free as u64, total as u64)
-}
-
-fn gib(bytes: u64) -> String {
+pub(super) fn gib(bytes: u64) -> String {
     format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30))
 }
 

@@ -8,6 +8,7 @@
 //! | `log` | llama.cpp's log on its way to the host and into errors |
 //! | `options` | load options, and the settings they come to |
 //! | `vocab`, `info`, `memory` | what a loaded model knows and takes |
+//! | `placement` | how much of a model fits on the GPUs |
 //! | `forecast` | what a model would take, without loading it |
 //! | `queue` | who uses the context, and when |
 //! | `context`, `generate` | decoding, and the loops around it |
@@ -15,7 +16,7 @@
 //! | `model` | all of it as the plugin API's `Model` |
 
 pub(crate) mod context;
-mod devices;
+pub(crate) mod devices;
 mod forecast;
 mod generate;
 pub(crate) mod handle;
@@ -24,12 +25,12 @@ pub(crate) mod log;
 mod memory;
 mod model;
 pub(crate) mod options;
+mod placement;
 mod queue;
 pub(crate) mod source;
 mod stream;
 pub(crate) mod vocab;
 
-pub use devices::cpu_device;
 pub use forecast::forecast_memory;
 pub use model::GgufModel;
 pub use options::option_specs;

@@ -5,6 +5,7 @@ use super::handle::ModelHandle;
 use super::info::{model_info, trained_context};
 use super::memory;
 use super::options::Settings;
+use super::placement;
 use super::queue::Queue;
 use super::source::Source;
 use super::vocab::Vocab;
@@ -34,8 +35,20 @@ impl GgufModel {
     /// of the converter.
     pub fn load(request: &LoadRequest, progress: &Progress, cancel: &CancelToken) -> Result<Self> {
         cancel.check()?;
-        let settings = Settings::new(request)?;
-        let model = Arc::new(Source::open(&request.path)?.load(&settings, progress, cancel)?);
+        let mut settings = Settings::new(request)?;
+        let asked = settings.gpu_layers;
+        let source = Source::open(&request.path)?;
+        placement::place(&source, &mut settings)?;
+        loop {
+            match Self::load_as(&source, &settings, progress, cancel) {
+                Err(error) if placement::retreat(&mut settings, asked, source.layer_sizes()?.blocks.len(), &error) => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn load_as(source: &Source, settings: &Settings, progress: &Progress, cancel: &CancelToken) -> Result<Self> {
+        let model = Arc::new(source.load(settings, progress, cancel)?);
         check_generates(&model)?;
         cancel.check()?;
         let vocab = Vocab::new(Arc::clone(&model))?;
@@ -49,8 +62,8 @@ impl GgufModel {
             host().log(LogLevel::Warn, "pajamas_gguf", &message);
         }
         let info = model_info(&model, &vocab, context_length);
-        let kv_forecast = memory::kv_cache_bytes(&model, &settings, context_length);
-        let (engine, lines) = Engine::new(model, &settings, context_length, vocab.count(), None)?;
+        let kv_forecast = memory::kv_cache_bytes(&model, settings, context_length);
+        let (engine, lines) = Engine::new(model, settings, context_length, vocab.count(), None)?;
         let memory = memory::usage(info.size_bytes, kv_forecast, &lines);
         Ok(Self { info, memory, vocab, engine: Queue::new(engine, Engine::forget) })
     }

@@ -1,5 +1,6 @@
 //! The load options of llama.cpp's backends: what is offered, and the settings that a request comes to.
 
+use super::devices::{self, Gpu};
 use llama_cpp_sys_2 as sys;
 use pajamas_plugin_api::{Error, LoadRequest, OptionKind, OptionSpec, Result, host};
 
@@ -13,6 +14,9 @@ const SLOTS_MAX: u32 = 256;
 const CONTEXT_TOKENS_MAX: u64 = 1 << 30;
 
 const CACHE_TYPES: [&str; 5] = ["f32", "f16", "bf16", "q8_0", "q4_0"];
+const SPLIT_MODES: [&str; 3] = ["layer", "row", "none"];
+const GPUS_MAX: i64 = 127;
+const LISTED: &str = "`pajamas plugins info NAME` lists the GPUs that a backend has";
 const FLASH_ATTENTION: [&str; 3] = ["auto", "on", "off"];
 
 /// The options that a llama.cpp backend takes; `gpu` adds those that a CPU has no use for.
@@ -47,7 +51,31 @@ pub fn option_specs(gpu: bool) -> Vec<OptionSpec> {
             "n_gpu_layers",
             OptionKind::Int { min: -1, max: 100_000 },
             "-1",
-            "Layers to keep on the GPU, from the last one on; -1 keeps all there.",
+            "Layers to keep on the GPU, the output among them; -1 keeps as many there as fit.",
+        ));
+        specs.push(OptionSpec::new(
+            "split_mode",
+            OptionKind::choice(&SPLIT_MODES),
+            "layer",
+            "How several GPUs share a model: whole layers, rows of each matrix, or not at all.",
+        ));
+        specs.push(OptionSpec::new(
+            "main_gpu",
+            OptionKind::Int { min: 0, max: GPUS_MAX },
+            "0",
+            "The GPU to use where the model is not shared, and for small tensors where rows are; the first is 0.",
+        ));
+        specs.push(OptionSpec::new(
+            "tensor_split",
+            OptionKind::Text,
+            "",
+            "How much of the model each GPU takes, such as `3,1`; nothing goes by their free memory.",
+        ));
+        specs.push(OptionSpec::new(
+            "gpu_memory",
+            OptionKind::Int { min: 0, max: 1 << 30 },
+            "0",
+            "MiB that the model may take on each GPU; 0 takes what is free.",
         ));
     }
     specs
@@ -65,7 +93,16 @@ pub(crate) struct Settings {
     pub(crate) cache_type_v: CacheType,
     pub(crate) batch_size: u32,
     pub(crate) ubatch_size: u32,
+    /// Layers to keep on the GPUs, the output among them; -1 for as many as fit.
     pub(crate) gpu_layers: i32,
+    /// The GPUs to use; none for the CPU alone.
+    pub(crate) gpus: Vec<Gpu>,
+    pub(crate) split_mode: sys::llama_split_mode,
+    pub(crate) main_gpu: i32,
+    /// Proportions, one for each GPU; empty for those of their free memory.
+    pub(crate) tensor_split: Vec<f32>,
+    /// Bytes that may be taken on each GPU; none for what is free.
+    pub(crate) gpu_memory: Option<u64>,
 }
 
 /// How one half of the KV cache is stored.
@@ -84,7 +121,27 @@ impl Settings {
     pub(crate) fn new(request: &LoadRequest) -> Result<Self> {
         let threads = request.threads.unwrap_or_else(|| host().thread_budget().min(THREADS_MAX));
         let flag = |name: &str, default: bool| request.options.bool(name).unwrap_or(default);
+        let gpus = devices::gpus();
+        let split_mode = match request.options.text("split_mode").unwrap_or("layer") {
+            "layer" => sys::LLAMA_SPLIT_MODE_LAYER,
+            "row" => sys::LLAMA_SPLIT_MODE_ROW,
+            "none" => sys::LLAMA_SPLIT_MODE_NONE,
+            other => return Err(unknown_word("split_mode", other, &SPLIT_MODES)),
+        };
+        let main_gpu = request.options.int("main_gpu").unwrap_or(0);
+        if !gpus.is_empty() && usize::try_from(main_gpu).is_ok_and(|index| index >= gpus.len()) {
+            let count = if gpus.len() == 1 { "is 1 GPU".into() } else { format!("are {} GPUs", gpus.len()) };
+            let message = format!("main_gpu counts from 0: there {count}, and {main_gpu} was asked for");
+            return Err(Error::invalid_request(message).with_hint(LISTED));
+        }
+        let tensor_split = tensor_split(request.options.text("tensor_split").unwrap_or_default(), gpus.len())?;
+        let gpu_memory = request.options.int("gpu_memory").and_then(|mebibytes| u64::try_from(mebibytes).ok());
         Ok(Self {
+            gpus,
+            split_mode,
+            main_gpu: i32::try_from(main_gpu).unwrap_or(0),
+            tensor_split,
+            gpu_memory: gpu_memory.filter(|&mebibytes| mebibytes > 0).map(|mebibytes| mebibytes << 20),
             context_length: request
                 .context_length
                 .map(|n| within("context length", n.into(), 1, i64::from(i32::MAX)))
@@ -141,6 +198,25 @@ fn cache_type(option: &str, name: Option<&str>) -> Result<CacheType> {
     Ok(CacheType { ggml, block_bytes })
 }
 
+/// Reads `3,1`: a proportion for each of `gpus` GPUs, or nothing.
+fn tensor_split(text: &str, gpus: usize) -> Result<Vec<f32>> {
+    if text.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let proportions: Option<Vec<f32>> = text.split(',').map(|part| part.trim().parse().ok()).collect();
+    let right = |proportions: &Vec<f32>| {
+        proportions.len() == gpus
+            && proportions.iter().all(|share| share.is_finite() && *share >= 0.0)
+            && proportions.iter().any(|share| *share > 0.0)
+    };
+    proportions.filter(right).ok_or_else(|| {
+        Error::invalid_request(format!(
+            "tensor_split has a number for each GPU (there are {gpus}), such as `3,1`, and `{text}` was asked for"
+        ))
+        .with_hint(LISTED)
+    })
+}
+
 fn within(name: &str, value: i64, min: i64, max: i64) -> Result<u32> {
     u32::try_from(value)
         .ok()
@@ -181,6 +257,12 @@ mod tests {
 
     #[test]
     fn gpu_layers_are_offered_where_there_is_a_gpu() {
+        for (text, expected) in [("", Some(vec![])), ("3,1", Some(vec![3.0, 1.0])), (" 1 , 0", Some(vec![1.0, 0.0]))] {
+            assert_eq!(tensor_split(text, 2).ok(), expected, "{text}");
+        }
+        for wrong in ["1", "1,2,3", "a,b", "0,0", "-1,2", "NaN,1", "1,,2"] {
+            assert!(tensor_split(wrong, 2).is_err(), "{wrong}");
+        }
         let has = |gpu| option_specs(gpu).iter().any(|spec| spec.name == "n_gpu_layers");
         assert!(has(true) && !has(false));
     }

@@ -1,6 +1,7 @@
 //! What a model is loaded from: a GGUF file, or a Hugging Face folder that is converted on its way into memory.
 
 use super::handle::{ModelHandle, start_library};
+use super::placement::LayerSizes;
 use super::{memory, options::Settings};
 use crate::convert::{Conversion, FloatType, KEPT_QUANTIZATIONS, View};
 use crate::gguf_file::GgufFile;
@@ -45,8 +46,9 @@ impl Source {
     /// `OutOfMemory`, `Cancelled`, `InvalidModel`, `Io`; for folders, those of the converter.
     pub(crate) fn load(&self, settings: &Settings, progress: &Progress, cancel: &CancelToken) -> Result<ModelHandle> {
         start_library();
+        let parameters = parameters(settings);
         match self {
-            Self::File(path) => ModelHandle::load(path, parameters(settings), progress, cancel),
+            Self::File(path) => ModelHandle::load(path, parameters.raw, progress, cancel),
             Self::Folder(model, pre_tokenizer) => {
                 let conversion = plan(model, pre_tokenizer.as_deref())?;
                 for note in conversion.notes() {
@@ -54,7 +56,24 @@ impl Source {
                 }
                 let mut view = View::new(&conversion, cancel)?;
                 check_room(model, &view, settings)?;
-                ModelHandle::load_bytes(model.dir(), &mut view, parameters(settings), progress, cancel)
+                ModelHandle::load_bytes(model.dir(), &mut view, parameters.raw, progress, cancel)
+            }
+        }
+    }
+
+    /// Bytes of the model's layers.
+    ///
+    /// # Errors
+    /// As [`Source::open`]; for folders, those of the converter.
+    pub(super) fn layer_sizes(&self) -> Result<LayerSizes> {
+        match self {
+            Self::File(path) => {
+                let file = GgufFile::open(path)?;
+                Ok(LayerSizes::new(file.tensors().iter().map(|tensor| (tensor.name.as_str(), tensor.size_bytes))))
+            }
+            Self::Folder(model, pre_tokenizer) => {
+                let header = plan(model, pre_tokenizer.as_deref())?.header()?;
+                Ok(LayerSizes::new(header.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.size_bytes))))
             }
         }
     }
@@ -67,15 +86,15 @@ impl Source {
         start_library();
         let (progress, cancel) = (Progress::default(), CancelToken::never());
         let mut parameters = parameters(settings);
-        parameters.no_alloc = true;
+        parameters.raw.no_alloc = true;
         // llama.cpp aborts where it is to map weights without giving them room.
-        parameters.load_mode = sys::LLAMA_LOAD_MODE_NONE;
+        parameters.raw.load_mode = sys::LLAMA_LOAD_MODE_NONE;
         match self {
-            Self::File(path) => ModelHandle::load(path, parameters, &progress, &cancel),
+            Self::File(path) => ModelHandle::load(path, parameters.raw, &progress, &cancel),
             Self::Folder(model, pre_tokenizer) => {
                 let conversion = plan(model, pre_tokenizer.as_deref())?;
                 let mut view = View::new(&conversion, &cancel)?;
-                ModelHandle::load_bytes(model.dir(), &mut view, parameters, &progress, &cancel)
+                ModelHandle::load_bytes(model.dir(), &mut view, parameters.raw, &progress, &cancel)
             }
         }
     }
@@ -96,10 +115,31 @@ fn check_room(model: &HfModel, view: &View<'_>, settings: &Settings) -> Result<(
     memory::check_room(model.dir(), view.tensor_bytes(), kv_bytes)
 }
 
-fn parameters(settings: &Settings) -> sys::llama_model_params {
+/// What llama.cpp is told about a model, with what that points to.
+struct Parameters {
+    raw: sys::llama_model_params,
+    _devices: Vec<sys::ggml_backend_dev_t>,
+    _tensor_split: Vec<f32>,
+}
+
+fn parameters(settings: &Settings) -> Parameters {
     // SAFETY: gives a plain value.
-    let mut parameters = unsafe { sys::llama_model_default_params() };
-    parameters.load_mode = settings.load_mode;
-    parameters.n_gpu_layers = settings.gpu_layers;
-    parameters
+    let mut raw = unsafe { sys::llama_model_default_params() };
+    raw.load_mode = settings.load_mode;
+    raw.n_gpu_layers = settings.gpu_layers;
+    raw.split_mode = settings.split_mode;
+    raw.main_gpu = settings.main_gpu;
+    let mut devices: Vec<_> = settings.gpus.iter().map(|gpu| gpu.as_ptr()).collect();
+    if !devices.is_empty() {
+        devices.push(std::ptr::null_mut());
+        raw.devices = devices.as_mut_ptr();
+    }
+    let mut tensor_split = settings.tensor_split.clone();
+    if !tensor_split.is_empty() {
+        // llama.cpp reads as many as it could have devices.
+        // SAFETY: gives a constant.
+        tensor_split.resize(unsafe { sys::llama_max_devices() }, 0.0);
+        raw.tensor_split = tensor_split.as_ptr();
+    }
+    Parameters { raw, _devices: devices, _tensor_split: tensor_split }
 }
