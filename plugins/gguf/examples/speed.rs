@@ -24,7 +24,8 @@ const USAGE: &str = "speed PLUGIN.so MODEL.gguf [--prompt 512] [--generate 64] [
 /// Prompt tokens per call of llama.cpp: the plugin's default.
 const BATCH: u32 = 512;
 
-fn main() -> Result<()> {
+/// Compares, and prints a table.
+pub fn main() -> Result<()> {
     let arguments = Arguments::parse(std::env::args().skip(1))?;
     // llama.cpp makes contexts in steps of 256 tokens; asking for a whole step gives both sides the same one.
     let context_length = (arguments.prompt + arguments.generate).next_multiple_of(256);

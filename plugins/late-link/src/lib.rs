@@ -94,7 +94,7 @@ pub fn unbound() -> ! {
     std::process::abort()
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
 
@@ -108,7 +108,6 @@ mod tests {
         fn j1(x: f64) -> f64;
     }
 
-    #[cfg(target_os = "linux")]
     #[test]
     fn a_bound_function_is_the_librarys_and_a_missing_one_is_named() {
         // SAFETY: the system's own library of mathematics.

@@ -38,6 +38,13 @@ impl Gpu {
         memory(self.0)
     }
 
+    /// Whether it is a GPU, and not the CPU or one of its helpers.
+    fn computes(self) -> bool {
+        // SAFETY: the device is one of ggml's.
+        let kind = unsafe { sys::ggml_backend_dev_type(self.0) };
+        !matches!(kind, sys::GGML_BACKEND_DEVICE_TYPE_CPU | sys::GGML_BACKEND_DEVICE_TYPE_ACCEL)
+    }
+
     fn class(self) -> DeviceClass {
         // SAFETY: the device is one of ggml's.
         match unsafe { sys::ggml_backend_dev_type(self.0) } {
@@ -47,20 +54,15 @@ impl Gpu {
     }
 }
 
-/// The GPUs that ggml sees: those with memory of their own, or else the others. Callable from any thread.
+/// The GPUs that ggml sees, where this library is for GPUs (on macOS llama.cpp always has Metal): those with memory of their own, or else the others. Callable from any thread.
 pub(crate) fn gpus() -> Vec<Gpu> {
+    if !cfg!(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "rocm")) {
+        return Vec::new();
+    }
     start_library();
     // SAFETY: ggml registers its devices at the first question; an index below the count is a device's.
-    let all: Vec<Gpu> =
-        unsafe { (0..sys::ggml_backend_dev_count()).map(|index| Gpu(sys::ggml_backend_dev_get(index))) }
-            // SAFETY: the device is one of ggml's.
-            .filter(|gpu| {
-                !matches!(
-                    unsafe { sys::ggml_backend_dev_type(gpu.0) },
-                    sys::GGML_BACKEND_DEVICE_TYPE_CPU | sys::GGML_BACKEND_DEVICE_TYPE_ACCEL
-                )
-            })
-            .collect();
+    let all = unsafe { (0..sys::ggml_backend_dev_count()).map(|index| Gpu(sys::ggml_backend_dev_get(index))) };
+    let all: Vec<Gpu> = all.filter(|gpu| gpu.computes()).collect();
     let discrete: Vec<Gpu> = all.iter().copied().filter(|gpu| gpu.class() == DeviceClass::DiscreteGpu).collect();
     if discrete.is_empty() { all } else { discrete }
 }

@@ -126,14 +126,12 @@ fn parameters(settings: &Settings) -> Parameters {
     // SAFETY: gives a plain value.
     let mut raw = unsafe { sys::llama_model_default_params() };
     raw.load_mode = settings.load_mode;
-    raw.n_gpu_layers = settings.gpu_layers;
+    raw.n_gpu_layers = if settings.gpus.is_empty() { 0 } else { settings.gpu_layers };
     raw.split_mode = settings.split_mode;
     raw.main_gpu = settings.main_gpu;
     let mut devices: Vec<_> = settings.gpus.iter().map(|gpu| gpu.as_ptr()).collect();
-    if !devices.is_empty() {
-        devices.push(std::ptr::null_mut());
-        raw.devices = devices.as_mut_ptr();
-    }
+    devices.push(std::ptr::null_mut());
+    raw.devices = devices.as_mut_ptr();
     let mut tensor_split = settings.tensor_split.clone();
     if !tensor_split.is_empty() {
         // llama.cpp reads as many as it could have devices.
