@@ -46,6 +46,18 @@ impl Home {
         std::fs::copy(built(&file), self.plugins().join(file)).expect("copying the plugin");
     }
 
+    /// A home with gguf-cpu and the plugin library `name` in it; none, and a line in the output that says so, where that was
+    /// not built: it is not part of the default build, `make TARGET` makes it.
+    pub fn with_gguf_cpu_and(name: &str, target: &str) -> Option<Self> {
+        if !build_dir().join(library_name(name)).is_file() {
+            not_run(&format!("`make {target}` was not"));
+            return None;
+        }
+        let home = Self::with_gguf_cpu();
+        home.install(name);
+        Some(home)
+    }
+
     /// Copies the built bundle folder of the MLX backend into the plugin folder. False, and a line in the output that
     /// says so, where it was not built: it is not part of the default build.
     pub fn install_mlx(&self) -> bool {
@@ -211,13 +223,15 @@ pub fn mlx_bundle() -> Option<PathBuf> {
     if bundle.is_dir() {
         return Some(bundle);
     }
-    let test = std::thread::current().name().unwrap_or_default().to_owned();
-    // Not captured, so that a run without MLX shows what it left out.
-    let _ = std::io::Write::write_fmt(
-        &mut std::io::stderr(),
-        format_args!("not run, because `make plugin-mlx` was not: {test}\n"),
-    );
+    not_run("`make plugin-mlx` was not");
     None
+}
+
+/// Says that this test, or a part of it, does not run here, and why.
+pub fn not_run(why: &str) {
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    // Not captured, so that a run shows what it left out.
+    let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("not run, because {why}: {test}\n"));
 }
 
 fn copy_tree(from: &Path, to: &Path) {

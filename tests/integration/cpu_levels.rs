@@ -1,7 +1,7 @@
 //! Plugins for CPU levels on CPUs that lack them: said before anything is loaded, and what is left runs. On an emulated CPU,
 //! where there is an emulator.
 
-use pajamas_tests::{Home, Run, build_dir, built_library, library_name};
+use pajamas_tests::{Home, Run, build_dir, built_library, library_name, not_run};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -20,7 +20,7 @@ impl OldMachine {
     fn new() -> Option<Self> {
         let emulator = Command::new("qemu-x86_64").arg("--version").output().is_ok();
         let Some(oldest) = built_level("x86-64-v2").filter(|_| emulator) else {
-            println!("NOT RUN: no qemu-x86_64, or `make cpu-level-x86-64-v2` was not run");
+            not_run("there is no qemu-x86_64, or `make cpu-level-x86-64-v2` was not");
             return None;
         };
         let home = Home::new();
@@ -70,7 +70,7 @@ fn on_an_old_cpu_newer_levels_are_refused_by_what_it_lacks_and_the_oldest_runs()
     assert!(v3["remedy"].as_str().unwrap().contains("older CPU level"), "{v3}");
     match row("c_v4") {
         Some(v4) => assert!(v4["reason"].as_str().unwrap().contains("avx512f"), "{v4}"),
-        None => println!("NOT RUN: `make cpu-level-x86-64-v4` was not run"),
+        None => not_run("`make cpu-level-x86-64-v4` was not"),
     }
     let maker = Home::with_gguf_cpu();
     let model = maker.quantized("Q4_K_M");
@@ -85,7 +85,7 @@ fn on_an_old_cpu_newer_levels_are_refused_by_what_it_lacks_and_the_oldest_runs()
 #[test]
 fn on_this_cpu_the_newest_level_that_it_can_run_wins() {
     let Some(oldest) = built_level("x86-64-v2") else {
-        println!("NOT RUN: `make cpu-level-x86-64-v2` was not run");
+        not_run("`make cpu-level-x86-64-v2` was not");
         return;
     };
     let home = Home::with_gguf_cpu();

@@ -1,17 +1,10 @@
 //! The CUDA backend where there is no GPU: it loads, and says what is missing. What it says of drivers that fall short is
 //! tested with made-up ones in plugins/nvidia/tests, which needs no CUDA.
 
-use pajamas_tests::{Home, Run, build_dir, library_name};
+use pajamas_tests::{Home, Run, not_run};
 
-/// A home with both backends; none, and a line that says why, where the plugin was not built.
 fn home() -> Option<Home> {
-    if !build_dir().join(library_name("gguf_cuda")).exists() {
-        println!("NOT RUN: `make plugin-cuda` was not run");
-        return None;
-    }
-    let home = Home::with_gguf_cpu();
-    home.install("gguf_cuda");
-    Some(home)
+    Home::with_gguf_cpu_and("gguf_cuda", "plugin-cuda")
 }
 
 #[test]
@@ -32,13 +25,13 @@ fn without_a_driver_the_list_and_the_doctor_say_so_and_the_cpu_takes_over_or_wit
     let list = home.run(["plugins", "list", "--json"]).json();
     let row = list.as_array().unwrap().iter().find(|row| row["name"] == "gguf-cuda").unwrap();
     if row["status"] == "available" {
-        println!("NOT RUN: this machine has an NVIDIA GPU");
+        not_run("this machine has an NVIDIA GPU");
         return;
     }
     assert_eq!(row["status"], "unavailable", "{row}");
     let reason = row["reason"].as_str().unwrap();
-    let doctor = home.run(["doctor"]);
-    assert!((doctor.stdout + &doctor.stderr).replace('\n', " ").contains("gguf-cuda"), "it is in the doctor's list");
+    let doctor = home.run(["doctor", "--json"]).json().to_string();
+    assert!(doctor.contains(&reason.replace('"', "\\\"")), "{doctor}");
     let model = home.quantized("Q8_0");
     let args = ["run", model.to_str().unwrap(), "-b", "gguf-cuda", "-p", "What does a cow say?", "-t", "0"];
     let fallen: Run = home.run(args);

@@ -2,23 +2,21 @@
 //! it long to compile, so these tests take minutes.
 
 use pajamas_plugin_api::{CancelToken, LoadRequest};
-use pajamas_tests::{Home, Run, argmax, build_dir, built_library, golden, ids, library_name, load_exact, plugin};
+use pajamas_tests::{Home, Run, argmax, built_library, golden, ids, load_exact, not_run, plugin};
 use serde_json::Value;
 use std::ops::ControlFlow;
 use std::path::Path;
 
 /// A home with both backends; none, and a line that says why, where the plugin was not built or there is no device.
 fn home() -> Option<Home> {
-    if !build_dir().join(library_name("gguf_vulkan")).exists() {
-        println!("NOT RUN: `make plugin-vulkan` was not run");
-        return None;
-    }
-    let home = Home::with_gguf_cpu();
-    home.install("gguf_vulkan");
+    let home = Home::with_gguf_cpu_and("gguf_vulkan", "plugin-vulkan")?;
     let list = home.run(["plugins", "list", "--json"]).json();
     let row = row(&list);
     if row["status"] != "available" {
-        println!("NOT RUN: {}", row["reason"]);
+        let drivers = std::fs::read_dir("/usr/share/vulkan/icd.d").into_iter().flatten().flatten();
+        let mesas = drivers.filter(|file| file.file_name().to_string_lossy().starts_with("lvp_icd")).count();
+        assert_eq!(mesas, 0, "Mesa's device in software is installed, and not found: {row}");
+        not_run(&row["reason"].to_string());
         return None;
     }
     Some(home)
@@ -50,7 +48,7 @@ fn a_device_in_software_ranks_below_the_cpu() {
     let info = home.run(["plugins", "info", "gguf-vulkan", "--json"]).json();
     let text = info.to_string();
     if !text.contains("\"software\"") {
-        println!("NOT RUN: this machine has a GPU");
+        not_run("this machine has a GPU");
         return;
     }
     assert_eq!((&list[0]["name"], &list[1]["name"]), (&"gguf-cpu".into(), &"gguf-vulkan".into()), "{list:#}");
@@ -115,12 +113,7 @@ fn options_that_name_gpus_which_are_not_there_are_refused() {
 
 #[test]
 fn without_a_driver_it_says_so_and_the_cpu_takes_over_or_with_strict_nobody() {
-    if !build_dir().join(library_name("gguf_vulkan")).exists() {
-        println!("NOT RUN: `make plugin-vulkan` was not run");
-        return;
-    }
-    let home = Home::with_gguf_cpu();
-    home.install("gguf_vulkan");
+    let Some(home) = Home::with_gguf_cpu_and("gguf_vulkan", "plugin-vulkan") else { return };
     let model = home.quantized("Q8_0");
     let run = |args: &[&str]| {
         // The first is the loader's own name for it, the second the one of older loaders.

@@ -9,5 +9,5 @@ export_plugin! {
     name: "gguf-cuda",
     formats: "gguf,huggingface",
     cpu_features: CPU_FEATURES,
-    backend: || Box::new(GgufBackend { hardware: "cuda", ready: late::ready, class: |_, class| class }),
+    backend: || Box::new(GgufBackend { hardware: "cuda", ready: late::ready, class: late::class }),
 }

@@ -13,7 +13,7 @@ mod plugin {
         backend: || Box::new(GgufBackend {
             hardware: "metal",
             ready: || Ok(()),
-            class: |_, _| DeviceClass::IntegratedGpu,
+            class: |_, _| Some(DeviceClass::IntegratedGpu),
         }),
     }
 }

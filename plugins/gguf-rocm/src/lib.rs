@@ -9,5 +9,5 @@ export_plugin! {
     name: "gguf-rocm",
     formats: "gguf,huggingface",
     cpu_features: CPU_FEATURES,
-    backend: || Box::new(GgufBackend { hardware: "rocm", ready: kernel::ready, class: |_, class| class }),
+    backend: || Box::new(GgufBackend { hardware: "rocm", ready: kernel::ready, class: |_, class| Some(class) }),
 }

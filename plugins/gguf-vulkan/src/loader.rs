@@ -28,25 +28,30 @@ struct Device {
     version: u32,
 }
 
-impl Device {
-    fn is_gpu(&self) -> bool {
-        self.kind == vk::PhysicalDeviceType::DISCRETE_GPU || self.kind == vk::PhysicalDeviceType::INTEGRATED_GPU
-    }
-}
-
 static FOUND: OnceLock<Result<Vec<Device>>> = OnceLock::new();
 
-/// Opens the loader and asks for its devices, once. Where there is no GPU and the user chose no device, llama.cpp is told to
-/// take those that are computed by the CPU, which it leaves out by itself.
+/// Opens the loader and asks for its devices, once. llama.cpp takes discrete and integrated GPUs by itself; where there is
+/// none and the user chose no device, it is told to take a virtual machine's, or else what the CPU computes.
 pub fn ready() -> Result<()> {
     FOUND.get_or_init(find).as_ref().map(|_| ()).map_err(Clone::clone)
 }
 
-/// Software where the device that llama.cpp describes so is no GPU.
-pub fn class(description: &str, class: DeviceClass) -> DeviceClass {
-    let devices = FOUND.get().and_then(|found| found.as_ref().ok());
-    let software = |device: &Device| device.name == description && !device.is_gpu();
-    if devices.is_some_and(|devices| devices.iter().any(software)) { DeviceClass::Software } else { class }
+/// Software where the device that llama.cpp describes so is the CPU.
+pub fn class(description: &str, class: DeviceClass) -> Option<DeviceClass> {
+    let devices = FOUND.get().and_then(|found| found.as_ref().ok())?;
+    let software = |device: &Device| device.name == description && device.kind == vk::PhysicalDeviceType::CPU;
+    Some(if devices.iter().any(software) { DeviceClass::Software } else { class })
+}
+
+/// The devices that llama.cpp must be told to take, since it takes none by itself; empty if it does.
+fn to_be_named(devices: &[Device]) -> Vec<usize> {
+    use vk::PhysicalDeviceType as Kind;
+    let of = |kind| -> Vec<usize> { (0..devices.len()).filter(|&index| devices[index].kind == kind).collect() };
+    if !of(Kind::DISCRETE_GPU).is_empty() || !of(Kind::INTEGRATED_GPU).is_empty() {
+        return Vec::new();
+    }
+    let virtual_ones = of(Kind::VIRTUAL_GPU);
+    if virtual_ones.is_empty() { of(Kind::CPU) } else { virtual_ones }
 }
 
 fn find() -> Result<Vec<Device>> {
@@ -79,12 +84,12 @@ fn find() -> Result<Vec<Device>> {
         let reason = format!("{} does Vulkan {major}.{minor}, and llama.cpp needs 1.2", device.name);
         return Err(unavailable(reason, "update the GPU's driver"));
     }
-    if !devices.iter().any(Device::is_gpu) && std::env::var_os(VISIBLE).is_none() {
-        let all: Vec<String> = (0..devices.len()).map(|index| index.to_string()).collect();
+    let named: Vec<String> = to_be_named(&devices).iter().map(ToString::to_string).collect();
+    if !named.is_empty() && std::env::var_os(VISIBLE).is_none() {
         // SAFETY: nothing of llama.cpp's, which reads it, has been called in this library, and Rust's own readers are kept
         // apart. C code that reads the environment at this very moment is the remaining risk; it is run only on machines
         // without a GPU.
-        unsafe { std::env::set_var(VISIBLE, all.join(",")) };
+        unsafe { std::env::set_var(VISIBLE, named.join(",")) };
     }
     Ok(devices)
 }

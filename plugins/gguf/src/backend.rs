@@ -3,8 +3,7 @@
 use crate::engine::{self, devices};
 use crate::{GgufModel, GgufQuantizer};
 use pajamas_plugin_api::{
-    Availability, Backend, CancelToken, Capabilities, DeviceClass, LoadRequest, MemoryUsage, Model, Progress,
-    Quantizer, Result,
+    Availability, Backend, CancelToken, Capabilities, LoadRequest, MemoryUsage, Model, Progress, Quantizer, Result,
 };
 
 /// llama.cpp for one kind of hardware, as a plugin's backend.
@@ -15,14 +14,21 @@ pub struct GgufBackend {
     /// before llama.cpp is started, which looks for devices once, and before every use: it should remember its answer. Its
     /// error's hint is what the user can do.
     pub ready: fn() -> Result<()>,
-    /// The class of the device that llama.cpp describes by this text and takes for one of this class.
-    pub class: fn(&str, DeviceClass) -> DeviceClass,
+    /// The class of the device that llama.cpp describes by this text and takes for one of this class; none for one that is
+    /// not to be used. It is asked after `ready` has said yes.
+    pub class: devices::Classify,
 }
 
 impl GgufBackend {
     /// For the CPU that this library was compiled for.
     pub const fn cpu() -> Self {
-        Self { hardware: "cpu", ready: || Ok(()), class: |_, class| class }
+        Self { hardware: "cpu", ready: || Ok(()), class: |_, class| Some(class) }
+    }
+
+    /// What every use of llama.cpp begins with.
+    fn start(&self) -> Result<()> {
+        devices::classify_by(self.class);
+        (self.ready)()
     }
 
     fn is_gpu(&self) -> bool {
@@ -32,7 +38,7 @@ impl GgufBackend {
 
 impl Backend for GgufBackend {
     fn is_available(&self) -> Availability {
-        if let Err(error) = (self.ready)() {
+        if let Err(error) = self.start() {
             return Availability::no(error.to_string(), error.hint.unwrap_or_default());
         }
         if !self.is_gpu() {
@@ -41,7 +47,7 @@ impl Backend for GgufBackend {
                 None => Availability::no("llama.cpp was built without its CPU backend", "rebuild the plugin"),
             };
         }
-        let (devices, log) = devices::gpu_devices(self.class);
+        let (devices, log) = devices::gpu_devices();
         if devices.is_empty() {
             let log = if log.is_empty() { String::new() } else { format!(": {}", log.join("; ")) };
             let reason = format!("llama.cpp finds no device for {}{log}", self.hardware);
@@ -65,17 +71,17 @@ impl Backend for GgufBackend {
         capabilities.logprobs = true;
         // On one and the same GPU its maker's own interface is faster than Vulkan.
         capabilities.score = i32::from(!matches!(self.hardware, "cpu" | "vulkan"));
-        capabilities.options = engine::option_specs(self.is_gpu());
+        capabilities.options = engine::option_specs(self.hardware);
         capabilities
     }
 
     fn load_model(&self, request: &LoadRequest, progress: &Progress, cancel: &CancelToken) -> Result<Box<dyn Model>> {
-        (self.ready)()?;
+        self.start()?;
         Ok(Box::new(GgufModel::load(request, progress, cancel)?))
     }
 
     fn forecast_memory(&self, request: &LoadRequest) -> Result<MemoryUsage> {
-        (self.ready)()?;
+        self.start()?;
         engine::forecast_memory(request)
     }
 

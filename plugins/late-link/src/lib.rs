@@ -17,7 +17,7 @@ pub type Late = (&'static str, &'static AtomicPtr<()>);
 /// Defines the functions named, visible to what is linked into the same library and to nobody else, in a module with a table
 /// of them, `FUNCTIONS`, for [`bind`]:
 ///
-/// ```ignore
+/// ```text
 /// pajamas_late_link::late_functions! {
 ///     /// The Vulkan loader's.
 ///     mod vulkan { vkGetInstanceProcAddr }

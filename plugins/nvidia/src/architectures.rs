@@ -14,6 +14,8 @@ struct Entry {
     intermediate: bool,
     /// For GPUs of exactly this capability (`90a`).
     exact: bool,
+    /// For GPUs of this generation, from this capability on (`100f`).
+    family: bool,
 }
 
 impl Architectures {
@@ -30,7 +32,8 @@ impl Architectures {
                 return entry.capability == capability;
             }
             let same_generation = entry.capability / 10 == major;
-            entry.capability <= capability && (entry.intermediate || (entry.binary && same_generation))
+            let later = entry.intermediate && !entry.family;
+            entry.capability <= capability && (later || ((entry.binary || entry.family) && same_generation))
         })
     }
 
@@ -38,7 +41,7 @@ impl Architectures {
     pub fn describe(&self) -> String {
         let name = |entry: &Entry| {
             let (major, minor) = (entry.capability / 10, entry.capability % 10);
-            match (entry.exact, entry.intermediate) {
+            match (entry.exact, entry.intermediate && !entry.family) {
                 (true, _) => format!("{major}.{minor}"),
                 (false, true) => format!("{major}.{minor} and later"),
                 (false, false) if minor == 0 => format!("{major}.x"),
@@ -52,12 +55,12 @@ impl Architectures {
 impl Entry {
     fn parse(text: &str) -> Option<Self> {
         let (number, form) = text.trim().split_once('-').unwrap_or((text.trim(), ""));
-        let (number, exact) = match number.strip_suffix(['a', 'f']) {
-            Some(number) => (number, true),
-            None => (number, false),
-        };
-        let capability = number.parse().ok()?;
-        Some(Self { capability, binary: form != "virtual", intermediate: form != "real", exact })
+        let digits = number.trim_end_matches(['a', 'f']);
+        let capability = digits.parse().ok()?;
+        let family = number.ends_with('f');
+        // llama.cpp makes 12Xa, for that GPU alone, of a 12X without a letter (ggml-cuda/CMakeLists.txt).
+        let exact = number.ends_with('a') || (digits == number && capability / 10 == 12);
+        Some(Self { capability, binary: form != "virtual", intermediate: form != "real", exact, family })
     }
 }
 
@@ -85,6 +88,9 @@ mod tests {
         assert!(one.run_on(9, 0) && !one.run_on(8, 9) && !one.run_on(10, 0) && !one.run_on(12, 0));
         let exact = Architectures::parse("120a-real");
         assert!(exact.run_on(12, 0) && !exact.run_on(12, 1));
+        assert!(!Architectures::parse("120-virtual").run_on(12, 1), "llama.cpp makes 120a of it");
+        let family = Architectures::parse("100f-virtual");
+        assert!(family.run_on(10, 3) && !family.run_on(11, 0));
     }
 
     #[test]

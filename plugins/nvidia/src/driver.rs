@@ -14,7 +14,7 @@ const INSTALL: &str = "install NVIDIA's driver, 580 or later: https://www.nvidia
 /// NVIDIA's driver, opened and started in this process. It stays open.
 #[derive(Debug)]
 pub struct Driver {
-    library: Library,
+    library: &'static Library,
     /// The newest CUDA that it runs, as 13000 for 13.0.
     version: c_int,
     /// The GPUs that this process may use, in CUDA's order.
@@ -45,6 +45,8 @@ impl Driver {
     pub fn open() -> Result<Self> {
         // SAFETY: initializers of the driver's own library run, as in every program that uses it.
         let library = unsafe { Library::new(LIBRARY) }.map_err(|error| absent(Path::new("/"), &crate::said(&error)))?;
+        // A driver that was started is never unloaded: it may have threads.
+        let library = Box::leak(Box::new(library));
         let mut driver = Self { library, version: 0, gpus: Vec::new() };
         // SAFETY: this is the function's type, in every version of the driver.
         let init = unsafe { driver.function::<unsafe extern "C" fn(c_uint) -> Code>(c"cuInit")? };
@@ -89,19 +91,24 @@ impl Driver {
         Err(Error::unsupported(reason).with_hint(remedy))
     }
 
-    /// Checks that there is code for one of the GPUs.
+    /// The GPUs for which there is no code, whose use would end the process.
     ///
     /// # Errors
-    /// `Unsupported`, with the GPUs, and the remedy as its hint.
-    pub fn check_architectures(&self, built: &Architectures) -> Result<()> {
-        if self.gpus.iter().any(|gpu| built.run_on(gpu.capability.0, gpu.capability.1)) {
-            return Ok(());
+    /// `Unsupported`, with the GPUs, and the remedy as its hint, if these are all.
+    pub fn without_code(&self, built: &Architectures) -> Result<Vec<&Gpu>> {
+        let without = |gpu: &&Gpu| !built.run_on(gpu.capability.0, gpu.capability.1);
+        let gpus: Vec<&Gpu> = self.gpus.iter().filter(without).collect();
+        if gpus.len() < self.gpus.len() {
+            return Ok(gpus);
         }
         let name = |gpu: &Gpu| format!("{} has compute capability {}.{}", gpu.name, gpu.capability.0, gpu.capability.1);
         let gpus: Vec<String> = self.gpus.iter().map(name).collect();
         let reason = format!("this plugin was built for compute capability {}; {}", built.describe(), gpus.join(", "));
         let (major, minor) = self.gpus[0].capability;
-        let remedy = format!("build it for this GPU: make plugin-cuda CUDA_ARCHITECTURES={major}{minor}-real");
+        let mut remedy = format!("build it for this GPU: make plugin-cuda CUDA_ARCHITECTURES={major}{minor}-real");
+        if (major, minor) < (7, 5) {
+            remedy += ", with CUDA 12: later ones cannot";
+        }
         Err(Error::unsupported(reason).with_hint(remedy))
     }
 
@@ -111,8 +118,8 @@ impl Driver {
     }
 
     /// The driver's library.
-    pub fn library(&self) -> &Library {
-        &self.library
+    pub fn library(&self) -> &'static Library {
+        self.library
     }
 
     fn find_gpus(&self) -> Result<Vec<Gpu>> {
@@ -189,7 +196,8 @@ fn absent(root: &Path, loader: &str) -> Error {
     } else if has_nvidia_gpu(root) {
         (format!("an NVIDIA GPU is here, but not its driver ({LIBRARY} is not found)"), INSTALL)
     } else {
-        (format!("no NVIDIA GPU and no driver for one is here ({LIBRARY} is not found)"), "")
+        let reason = format!("no NVIDIA GPU and no driver for one is here ({LIBRARY} is not found)");
+        (reason, "this backend is for machines with one: `pajamas plugins list` shows what else runs here")
     };
     Error::unsupported(reason).with_hint(remedy)
 }

@@ -1,8 +1,7 @@
 //! What is said where NVIDIA's driver or libraries are missing, broken, too old, or see no GPU: made-up ones, compiled here,
-//! take their place. Each check runs in a process of its own, since the loader keeps what it has opened.
+//! take their place. A program asks them, since the loader keeps what a process has opened.
 #![cfg(target_os = "linux")]
 
-use pajamas_nvidia::{Architectures, Driver, libraries};
 use std::path::Path;
 use std::process::Command;
 
@@ -23,6 +22,7 @@ const DRIVER: &str = r#"
     int cuDeviceGetName(char * name, int size, int device) { snprintf(name, size, "Fake GPU %d", device); return 0; }
     int cuDeviceGetAttribute(int * value, int attribute, int device) {
         int capability = number("FAKE_CAPABILITY", 90);
+        if (device == 1) capability = number("FAKE_SECOND_CAPABILITY", capability);
         *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : 0;
         return 0;
     }
@@ -36,37 +36,16 @@ fn compile(source: &str, library: &Path, flags: &[&str]) {
     assert!(status.expect("a C compiler").success());
 }
 
-/// What the checks come to in a process that finds libraries in `folder`: `reason | remedy`, or `ready`.
+/// What examples/check_cuda.rs says where libraries are found in `folder`: `reason | remedy`, or `ready`.
 fn answer(folder: &Path, variables: &[(&str, &str)]) -> String {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "in_a_process_of_its_own", "--nocapture", "--include-ignored"]);
+    let built = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples/check_cuda");
+    let mut command = Command::new(built);
     for name in ["CUDA_PATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES"] {
         command.env_remove(name);
     }
-    let output =
-        command.env("FAKES", "1").env("LD_LIBRARY_PATH", folder).envs(variables.iter().copied()).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let line = text.lines().find_map(|line| line.split_once("answer: ")).map(|(_, answer)| answer.to_owned());
-    line.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)))
-}
-
-#[test]
-#[ignore = "the other tests start it"]
-fn in_a_process_of_its_own() {
-    if std::env::var_os("FAKES").is_none() {
-        return;
-    }
-    let check = || -> pajamas_plugin_api::Result<()> {
-        let driver = Driver::open()?;
-        driver.check_runtime(13, 0)?;
-        driver.check_architectures(&Architectures::parse("75-real;90-virtual"))?;
-        std::mem::forget(libraries::open("libcublas.so.13", None)?);
-        Ok(())
-    };
-    match check() {
-        Ok(()) => println!("answer: ready"),
-        Err(error) => println!("answer: {error} | {}", error.hint.as_deref().unwrap_or_default()),
-    }
+    let output = command.env("LD_LIBRARY_PATH", folder).envs(variables.iter().copied()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
 }
 
 #[track_caller]
@@ -92,8 +71,10 @@ fn each_way_in_which_the_driver_falls_short_has_its_reason_and_remedy() {
         "580 or later",
     );
     let old = "was built for compute capability 7.x from 7.5 on, 9.0 and later; Fake GPU 0 has compute capability 6.1";
-    says(&[("FAKE_CAPABILITY", "61")], old, "CUDA_ARCHITECTURES=61-real");
+    says(&[("FAKE_CAPABILITY", "61")], old, "CUDA_ARCHITECTURES=61-real, with CUDA 12");
     says(&[("FAKE_CAPABILITY", "86")], "has compute capability 8.6", "CUDA_ARCHITECTURES=86-real");
+    let second = [("FAKE_COUNT", "2"), ("FAKE_SECOND_CAPABILITY", "61")];
+    says(&second, "Fake GPU 1 is not used", "");
     says(&[], "CUDA's library libcublas.so.13 is not found", "nvidia-cublas==13");
     says(&[("FAKE_CAPABILITY", "120"), ("FAKE_VERSION", "13010")], "libcublas.so.13 is not found", "CUDA_PATH");
 }

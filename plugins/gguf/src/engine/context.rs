@@ -56,8 +56,8 @@ impl Engine {
         on_eval: Option<EvalCallback>,
     ) -> Result<(Self, Vec<(LogLevel, String)>)> {
         let kv_bytes = memory::kv_cache_bytes(&model, settings, context_length);
-        let out_of_memory = || memory::out_of_memory(kv_bytes, context_length, settings.slots);
-        memory::check_forecast(kv_bytes, context_length, settings.slots)?;
+        let out_of_memory = || memory::out_of_memory(kv_bytes, context_length, settings);
+        memory::check_forecast(kv_bytes, context_length, settings)?;
         let abort = Arc::new(AbortFlag::default());
         let mut parameters = context_parameters(settings, context_length, vocabulary_size);
         let rows_max = parameters.n_outputs_max;

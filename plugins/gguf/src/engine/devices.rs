@@ -5,6 +5,17 @@ use super::log;
 use llama_cpp_sys_2 as sys;
 use pajamas_plugin_api::{Device, DeviceClass};
 use std::ffi::CStr;
+use std::sync::OnceLock;
+
+/// The class of the device that llama.cpp describes by this text and takes for one of this class; none to leave it out.
+pub type Classify = fn(&str, DeviceClass) -> Option<DeviceClass>;
+
+static CLASSIFY: OnceLock<Classify> = OnceLock::new();
+
+/// Sets what devices are classified by, for the whole library: a plugin is for one kind of hardware.
+pub(crate) fn classify_by(classify: Classify) {
+    CLASSIFY.get_or_init(|| classify);
+}
 
 /// A GPU of ggml's. It lives until the process ends.
 #[derive(Debug, Clone, Copy)]
@@ -45,12 +56,19 @@ impl Gpu {
         !matches!(kind, sys::GGML_BACKEND_DEVICE_TYPE_CPU | sys::GGML_BACKEND_DEVICE_TYPE_ACCEL)
     }
 
-    fn class(self) -> DeviceClass {
+    /// Whether what is there takes nothing of the machine's memory.
+    pub(super) fn has_own_memory(self) -> bool {
+        self.class() == Some(DeviceClass::DiscreteGpu)
+    }
+
+    /// None if it is not to be used.
+    fn class(self) -> Option<DeviceClass> {
         // SAFETY: the device is one of ggml's.
-        match unsafe { sys::ggml_backend_dev_type(self.0) } {
+        let class = match unsafe { sys::ggml_backend_dev_type(self.0) } {
             sys::GGML_BACKEND_DEVICE_TYPE_IGPU => DeviceClass::IntegratedGpu,
             _ => DeviceClass::DiscreteGpu,
-        }
+        };
+        CLASSIFY.get().map_or(Some(class), |classify| classify(&self.description(), class))
     }
 }
 
@@ -62,20 +80,19 @@ pub(crate) fn gpus() -> Vec<Gpu> {
     start_library();
     // SAFETY: ggml registers its devices at the first question; an index below the count is a device's.
     let all = unsafe { (0..sys::ggml_backend_dev_count()).map(|index| Gpu(sys::ggml_backend_dev_get(index))) };
-    let all: Vec<Gpu> = all.filter(|gpu| gpu.computes()).collect();
-    let discrete: Vec<Gpu> = all.iter().copied().filter(|gpu| gpu.class() == DeviceClass::DiscreteGpu).collect();
+    let all: Vec<Gpu> = all.filter(|gpu| gpu.computes() && gpu.class().is_some()).collect();
+    let discrete: Vec<Gpu> = all.iter().copied().filter(|gpu| gpu.class() == Some(DeviceClass::DiscreteGpu)).collect();
     if discrete.is_empty() { all } else { discrete }
 }
 
-/// The GPUs as the plugin API describes devices, in `class` by what llama.cpp says of them, and what went wrong while they
-/// were looked for the first time.
-pub(crate) fn gpu_devices(class: fn(&str, DeviceClass) -> DeviceClass) -> (Vec<Device>, Vec<String>) {
+/// The GPUs as the plugin API describes devices, and what went wrong while they were looked for the first time.
+pub(crate) fn gpu_devices() -> (Vec<Device>, Vec<String>) {
     let (gpus, lines) = log::capture(gpus);
     let device = |gpu: &Gpu| {
-        let (description, (free, total)) = (gpu.description(), gpu.memory());
-        Device::new(&description, class(&description, gpu.class())).with_memory(total, free)
+        let (free, total) = gpu.memory();
+        Some(Device::new(gpu.description(), gpu.class()?).with_memory(total, free))
     };
-    (gpus.iter().map(device).collect(), log::reasons(&lines))
+    (gpus.iter().filter_map(device).collect(), log::reasons(&lines))
 }
 
 /// The CPU, by its maker's name, with the machine's memory. Callable from any thread.

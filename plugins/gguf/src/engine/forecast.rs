@@ -56,7 +56,7 @@ pub(super) fn rehearse(source: &Source, settings: &Settings) -> Result<Rehearsal
         layers,
         gpu_compute_bytes: placement::compute_bytes(&settings.gpus, lines),
     };
-    if memory::check_forecast(kv_bytes, context_length, settings.slots).is_err() {
+    if memory::check_forecast(kv_bytes, context_length, settings).is_err() {
         // Even without the cache, llama.cpp's notes about each of its cells would fill this machine.
         return Ok(rehearsal(&[]));
     }
@@ -65,6 +65,6 @@ pub(super) fn rehearse(source: &Source, settings: &Settings) -> Result<Rehearsal
     let (context, lines) = unsafe { ContextHandle::new(&model, parameters) };
     match context {
         Some(_) => Ok(rehearsal(&lines)),
-        None => Err(refusal(&lines, || memory::out_of_memory(kv_bytes, context_length, settings.slots))),
+        None => Err(refusal(&lines, || memory::out_of_memory(kv_bytes, context_length, settings))),
     }
 }

@@ -38,16 +38,17 @@ pub(crate) fn attention_cache_bytes(layers: u64, width: u64, settings: &Settings
     (layers.saturating_mul(width) / 32).saturating_mul(cells).saturating_mul(block_bytes)
 }
 
-/// Refuses a context whose KV cache could never fit into this machine: Linux would promise the memory and then kill.
+/// Refuses a context whose KV cache could never fit into this machine and its GPUs: Linux would promise the memory and then
+/// kill.
 ///
 /// # Errors
 /// `OutOfMemory`.
-pub(crate) fn check_forecast(kv_bytes: u64, context_length: u32, slots: u32) -> Result<()> {
-    let total = host_memory_bytes();
+pub(crate) fn check_forecast(kv_bytes: u64, context_length: u32, settings: &Settings) -> Result<()> {
+    let total = with_gpus(host_memory_bytes(), settings, |(_, total)| total);
     if total == 0 || kv_bytes <= total {
         return Ok(());
     }
-    Err(out_of_memory(kv_bytes, context_length, slots))
+    Err(out_of_memory(kv_bytes, context_length, settings))
 }
 
 /// Refuses a model of `weights` bytes that have to be copied into memory and a KV cache of `kv` bytes, from `path`, where
@@ -55,8 +56,21 @@ pub(crate) fn check_forecast(kv_bytes: u64, context_length: u32, slots: u32) -> 
 ///
 /// # Errors
 /// `OutOfMemory`.
-pub(crate) fn check_room(path: &Path, weights: u64, kv: u64) -> Result<()> {
-    check_room_in(path, weights, kv, host_memory_available_bytes())
+pub(crate) fn check_room(path: &Path, weights: u64, kv: u64, settings: &Settings) -> Result<()> {
+    check_room_in(path, weights, kv, with_gpus(host_memory_available_bytes(), settings, |(free, _)| free))
+}
+
+/// `host` bytes, 0 if unknown, and those of the GPUs with memory of their own on which the settings put layers.
+fn with_gpus(host: u64, settings: &Settings, bytes: fn((u64, u64)) -> u64) -> u64 {
+    if host == 0 || settings.gpu_layers == 0 {
+        return host;
+    }
+    settings
+        .gpus
+        .iter()
+        .filter(|gpu| gpu.has_own_memory())
+        .map(|gpu| bytes(gpu.memory()))
+        .fold(host, u64::saturating_add)
 }
 
 fn check_room_in(path: &Path, weights: u64, kv: u64, available: u64) -> Result<()> {
@@ -75,12 +89,14 @@ fn check_room_in(path: &Path, weights: u64, kv: u64, available: u64) -> Result<(
 }
 
 /// The error of a context that does not fit.
-pub(crate) fn out_of_memory(kv_bytes: u64, context_length: u32, slots: u32) -> Error {
+pub(crate) fn out_of_memory(kv_bytes: u64, context_length: u32, settings: &Settings) -> Error {
+    let slots = settings.slots;
+    let gpus = if with_gpus(1, settings, |_| 1) > 1 { " with its GPUs" } else { "" };
     let message = format!(
-        "a context of {context_length} tokens in {slots} {} takes {} of KV cache, more than there is (this machine has {})",
+        "a context of {context_length} tokens in {slots} {} takes {} of KV cache, more than there is (this machine{gpus} has {})",
         if slots == 1 { "slot" } else { "slots" },
         gib(kv_bytes),
-        gib(host_memory_bytes()),
+        gib(with_gpus(host_memory_bytes(), settings, |(_, total)| total)),
     );
     Error::new(ErrorKind::OutOfMemory, message)
         .with_hint("--context-length with a smaller number, or --set cache_type_k=q8_0")

@@ -16,7 +16,7 @@
 //! | `model` | all of it as the plugin API's `Model` |
 
 pub(crate) mod context;
-pub(crate) mod devices;
+pub mod devices;
 mod forecast;
 mod generate;
 pub(crate) mod handle;

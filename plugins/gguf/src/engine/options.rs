@@ -14,13 +14,13 @@ const SLOTS_MAX: u32 = 256;
 const CONTEXT_TOKENS_MAX: u64 = 1 << 30;
 
 const CACHE_TYPES: [&str; 5] = ["f32", "f16", "bf16", "q8_0", "q4_0"];
-const SPLIT_MODES: [&str; 3] = ["layer", "row", "none"];
+const SPLIT_MODES: [&str; 3] = ["layer", "none", "row"];
 const GPUS_MAX: i64 = 127;
 const LISTED: &str = "`pajamas plugins info NAME` lists the GPUs that a backend has";
 const FLASH_ATTENTION: [&str; 3] = ["auto", "on", "off"];
 
-/// The options that a llama.cpp backend takes; `gpu` adds those that a CPU has no use for.
-pub fn option_specs(gpu: bool) -> Vec<OptionSpec> {
+/// The options that a llama.cpp backend for `hardware` takes: a GPU has some that a CPU has no use for.
+pub fn option_specs(hardware: &str) -> Vec<OptionSpec> {
     let tokens = OptionKind::Int { min: 1, max: 65_536 };
     let mut specs = vec![
         OptionSpec::new("mmap", OptionKind::Bool, "true", "Map the model's file into memory instead of reading it."),
@@ -46,7 +46,9 @@ pub fn option_specs(gpu: bool) -> Vec<OptionSpec> {
         OptionSpec::new("batch_size", tokens.clone(), "512", "Prompt tokens handed over at a time."),
         OptionSpec::new("ubatch_size", tokens, "512", "Prompt tokens computed at a time; more takes more memory."),
     ];
-    if gpu {
+    if hardware != "cpu" {
+        // Only these can keep rows of one matrix on several devices.
+        let modes = if matches!(hardware, "cuda" | "rocm") { &SPLIT_MODES[..] } else { &SPLIT_MODES[..2] };
         specs.push(OptionSpec::new(
             "n_gpu_layers",
             OptionKind::Int { min: -1, max: 100_000 },
@@ -55,15 +57,15 @@ pub fn option_specs(gpu: bool) -> Vec<OptionSpec> {
         ));
         specs.push(OptionSpec::new(
             "split_mode",
-            OptionKind::choice(&SPLIT_MODES),
+            OptionKind::choice(modes),
             "layer",
-            "How several GPUs share a model: whole layers, rows of each matrix, or not at all.",
+            "How several GPUs share a model: by layers, not at all (then `main_gpu` has it), or by rows of each matrix.",
         ));
         specs.push(OptionSpec::new(
             "main_gpu",
             OptionKind::Int { min: 0, max: GPUS_MAX },
             "0",
-            "The GPU to use where the model is not shared, and for small tensors where rows are; the first is 0.",
+            "The GPU that has the model with `split_mode=none`; the first is 0.",
         ));
         specs.push(OptionSpec::new(
             "tensor_split",
@@ -263,7 +265,9 @@ mod tests {
         for wrong in ["1", "1,2,3", "a,b", "0,0", "-1,2", "NaN,1", "1,,2"] {
             assert!(tensor_split(wrong, 2).is_err(), "{wrong}");
         }
-        let has = |gpu| option_specs(gpu).iter().any(|spec| spec.name == "n_gpu_layers");
-        assert!(has(true) && !has(false));
+        let has = |hardware| option_specs(hardware).iter().any(|spec| spec.name == "n_gpu_layers");
+        assert!(has("vulkan") && !has("cpu"));
+        let rows = |hardware| format!("{:?}", option_specs(hardware)).contains("\"row\"");
+        assert!(rows("cuda") && !rows("vulkan"));
     }
 }

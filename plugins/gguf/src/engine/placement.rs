@@ -101,8 +101,13 @@ pub(super) fn place(source: &Source, settings: &mut Settings) -> Result<()> {
         // Nobody knows; llama.cpp will find out.
         return Ok(());
     }
-    let room = |free: &u64| settings.gpu_memory.map_or(free.saturating_sub(RESERVE_BYTES), |limit| limit.min(*free));
-    let room: u64 = free.iter().map(room).sum();
+    let room = |free: &u64| settings.gpu_memory.unwrap_or(u64::MAX).min(free.saturating_sub(RESERVE_BYTES));
+    let rooms: Vec<u64> = free.iter().map(room).collect();
+    if settings.gpu_memory.is_some() && settings.tensor_split.is_empty() && rooms.len() > 1 {
+        // llama.cpp would share by what is free.
+        settings.tensor_split = rooms.iter().map(|&room| room as f32).collect();
+    }
+    let room: u64 = rooms.iter().sum();
     let rehearsal = rehearse(source, settings)?;
     let sizes = source.layer_sizes()?;
     if sizes.blocks.len() != rehearsal.layers {
@@ -147,19 +152,31 @@ pub(super) fn place(source: &Source, settings: &mut Settings) -> Result<()> {
 /// Takes layers off the GPUs after `error`, which ran out of memory there, and says so; false where none is left to take,
 /// or the number was the user's.
 pub(super) fn retreat(settings: &mut Settings, asked: i32, layers: usize, error: &Error) -> bool {
-    if error.kind != ErrorKind::OutOfMemory || settings.gpus.is_empty() || asked >= 0 {
+    let gpus: Vec<String> = used(settings).iter().map(|gpu| gpu.name()).collect();
+    if asked >= 0 || !ran_out_on(&gpus, error) {
         return false;
     }
     let all = layers + 1;
     let now = usize::try_from(settings.gpu_layers).unwrap_or(all).min(all);
-    let next = now.saturating_sub((all / 8).max(1));
-    if next == 0 {
-        return false;
-    }
+    let Some(next) = fewer(now, all) else { return false };
     let message = format!("memory ran out with {now} of {all} layers on {}; trying {next}", names(used(settings)));
     host().log(LogLevel::Warn, "pajamas_gguf", &message);
     settings.gpu_layers = i32::try_from(next).unwrap_or(-1);
     true
+}
+
+/// Whether `error` is of memory that ran out on one of `gpus`, as llama.cpp's log calls them, and not in the machine.
+fn ran_out_on(gpus: &[String], error: &Error) -> bool {
+    let names_one = |cause: &String| {
+        let of_a_driver = ["cudaMalloc failed", "Device memory allocation"].iter().any(|sign| cause.contains(sign));
+        of_a_driver || gpus.iter().any(|gpu| cause.split(|c: char| !c.is_alphanumeric()).any(|word| word == gpu))
+    };
+    error.kind == ErrorKind::OutOfMemory && error.causes.iter().any(names_one)
+}
+
+/// How many layers to try after `now` of `all` were too many; none when that would be none.
+fn fewer(now: usize, all: usize) -> Option<usize> {
+    now.checked_sub((all / 8).max(1)).filter(|&next| next > 0)
 }
 
 /// Bytes of compute buffers on `gpus`, from what llama.cpp logged.
@@ -171,7 +188,7 @@ pub(super) fn compute_bytes(gpus: &[Gpu], lines: &[(LogLevel, String)]) -> u64 {
 /// The GPUs that take layers.
 fn used(settings: &Settings) -> &[Gpu] {
     let main = usize::try_from(settings.main_gpu).unwrap_or(0);
-    if settings.split_mode == llama_cpp_sys_2::LLAMA_SPLIT_MODE_NONE {
+    if !settings.gpus.is_empty() && settings.split_mode == llama_cpp_sys_2::LLAMA_SPLIT_MODE_NONE {
         &settings.gpus[main..=main]
     } else {
         &settings.gpus
@@ -208,6 +225,30 @@ mod tests {
         assert_eq!((0..5).map(|layers| sizes.last(layers)).collect::<Vec<_>>(), [0, 51, 63, 74, 104]);
         assert_eq!(LayerSizes::new(TENSORS[..6].iter().copied()).output, 101);
         assert!(LayerSizes::new([("blk.4294967295.x", 1)].into_iter()).blocks.is_empty());
+    }
+
+    #[test]
+    fn layers_are_taken_off_for_a_gpus_shortage_and_not_the_machines() {
+        let gpus = ["CUDA0".to_owned()];
+        let error = |kind, cause: &str| {
+            let mut error = Error::new(kind, "it does not fit");
+            error.causes = vec![cause.to_owned()];
+            error
+        };
+        for cause in
+            ["unable to allocate CUDA0 buffer", "allocating 12 MiB on device 0: cudaMalloc failed: out of memory"]
+        {
+            assert!(ran_out_on(&gpus, &error(ErrorKind::OutOfMemory, cause)), "{cause}");
+        }
+        for cause in ["unable to allocate CPU buffer", "unable to allocate CUDA01 buffer", ""] {
+            assert!(!ran_out_on(&gpus, &error(ErrorKind::OutOfMemory, cause)), "{cause}");
+        }
+        assert!(!ran_out_on(&gpus, &error(ErrorKind::InvalidModel, "CUDA0")));
+        assert_eq!(
+            std::iter::successors(Some(25), |&now| fewer(now, 25)).collect::<Vec<_>>(),
+            [25, 22, 19, 16, 13, 10, 7, 4, 1]
+        );
+        assert_eq!((fewer(1, 5), fewer(2, 5)), (None, Some(1)));
     }
 
     #[test]

@@ -112,7 +112,7 @@ fn check_room(model: &HfModel, view: &View<'_>, settings: &Settings) -> Result<(
     let context_length = settings.context_length(u32::try_from(config.context_length()?).unwrap_or(u32::MAX))?;
     let width = config.key_value_heads()?.saturating_mul(config.head_dim()?);
     let kv_bytes = memory::attention_cache_bytes(config.layers()?, width, settings, context_length);
-    memory::check_room(model.dir(), view.tensor_bytes(), kv_bytes)
+    memory::check_room(model.dir(), view.tensor_bytes(), kv_bytes, settings)
 }
 
 /// What llama.cpp is told about a model, with what that points to.
