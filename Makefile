@@ -34,7 +34,7 @@ export CMAKE_C_COMPILER_LAUNCHER := ccache
 export CMAKE_CXX_COMPILER_LAUNCHER := ccache
 endif
 
-.PHONY: help deps build host plugins plugin-gguf-cpu plugin-mlx-quantize plugin-mlx plugin-vulkan plugin-cuda plugin-metal plugin-rocm demo test fuzz memcheck quality lint bench bench-plugins bench-gguf bench-mlx bench-convert goldens reference install dist clean
+.PHONY: help deps build host tested plugins plugin-gguf-cpu plugin-mlx-quantize plugin-mlx plugin-vulkan plugin-cuda plugin-metal plugin-rocm demo test fuzz memcheck quality lint bench bench-plugins bench-gguf bench-mlx bench-convert goldens reference install dist clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -49,13 +49,17 @@ host: deps ## build pajamas and pajamas-worker
 
 plugins: plugin-gguf-cpu plugin-mlx-quantize ## build the plugins that need nothing from elsewhere
 
-plugin-gguf-cpu: deps ## build the CPU backend
-	$(CARGO) build --release --locked -p pajamas-gguf-cpu
+plugin-gguf-cpu: cpu-level-native ## build the CPU backend, for this machine's CPU
 
 cpu-level-%: deps # the CPU backend for an x86-64 level: cpu-level-x86-64-v2, -v3, -v4, or cpu-level-native
-	@tools/cpu-level $* $(CARGO) build --release --locked -p pajamas-gguf-cpu --target-dir "$(TARGET_DIR)/levels/$*"
 	@install -d "$(RELEASE)/levels"
-	@install -m 755 "$(TARGET_DIR)/levels/$*/release/libgguf_cpu.$(EXTENSION)" "$(RELEASE)/levels/libgguf_cpu-$*.$(EXTENSION)"
+	@tools/cpu-level $* sh -ec '$(CARGO) build --release --locked -p pajamas-gguf-cpu --target-dir "$$0/levels/$$CPU_LEVEL_FOLDER"; \
+		install -m 755 "$$0/levels/$$CPU_LEVEL_FOLDER/release/libgguf_cpu.$(EXTENSION)" "$$1"' \
+		"$(TARGET_DIR)" "$(RELEASE)/levels/libgguf_cpu-$*.$(EXTENSION)"
+
+# What tests and benchmarks run: the CPU backend for x86-64-v3, whatever the machine, so that its numbers are the same.
+tested: host plugin-mlx-quantize
+	$(CARGO) build --release --locked -p pajamas-gguf-cpu
 
 plugin-vulkan: deps ## build the backend for AMD, Intel and NVIDIA GPUs through Vulkan (needs its headers, glslc and the loader)
 	@tools/install-deps vulkan
@@ -84,7 +88,7 @@ plugin-mlx: deps ## build the MLX backend (Apple silicon; on Linux for the CPU, 
 demo: build ## quantize the bundled model and let it answer
 	@tools/demo "$(RELEASE)" "$(EXTENSION)"
 
-test: build $(TEST_LEVEL) $(TEST_VULKAN) $(if $(TEST_MLX),plugin-mlx) ## build everything and run every test (MLX=0 leaves the MLX backend out, VULKAN=0 the Vulkan one)
+test: tested $(TEST_LEVEL) $(TEST_VULKAN) $(if $(TEST_MLX),plugin-mlx) ## build everything and run every test (MLX=0 leaves the MLX backend out, VULKAN=0 the Vulkan one)
 	@tools/install-deps test
 	$(CARGO) build --release --locked $(WORKSPACE) --all-targets
 	$(CARGO) build --release --locked $(TEMPLATE)
@@ -102,7 +106,7 @@ memcheck: deps ## run the tests of the binary interface under valgrind, where th
 	$(CARGO) build --release --locked -p pajamas-misbehaving
 	@tools/memcheck
 
-quality: build ## make the bundled model by every method, validate and measure each, and print the tables
+quality: tested ## make the bundled model by every method, validate and measure each, and print the tables
 	$(CARGO) build --release --locked -p pajamas-tests --example quality_table
 	@"$(RELEASE)/examples/quality_table" "$(RELEASE)" tests/fixtures/pajama-tiny
 
@@ -119,23 +123,23 @@ lint: deps ## formatting, clippy, documentation
 
 bench: bench-plugins bench-gguf bench-mlx bench-convert ## speed and memory beside bare llama.cpp, mlx-lm, and llama.cpp's converter (an hour, 10 GB)
 
-bench-plugins: build ## how long it takes to list ten plugins, cold and warm
+bench-plugins: tested ## how long it takes to list ten plugins, cold and warm
 	$(CARGO) build --release --locked -p pajamas-misbehaving
 	@$(CARGO) run --release --locked -q -p pajamas-tests --example plugin_listing
 
-bench-gguf: build
+bench-gguf: tested
 	$(CARGO) build --release --locked -p pajamas-gguf --example speed
 	@tests/bench/gguf.sh "$(RELEASE)" "$(TARGET_DIR)/bench"
 
-bench-mlx: build plugin-mlx
+bench-mlx: tested plugin-mlx
 	$(CARGO) build --release --locked -p pajamas-tests --example answer
 	@tests/bench/mlx.sh "$(RELEASE)" "$(TARGET_DIR)/bench"
 
-bench-convert: build ## one pass from a Hugging Face folder beside llama.cpp's converter and quantizer (about half an hour, 10 GB)
+bench-convert: tested ## one pass from a Hugging Face folder beside llama.cpp's converter and quantizer (about half an hour, 10 GB)
 	$(CARGO) build --release --locked -p pajamas-gguf --example llama_quantize
 	@tests/bench/convert.sh "$(RELEASE)" "$(TARGET_DIR)/bench"
 
-goldens: build ## recompute the golden files with llama.cpp's converter, transformers and mlx-lm (see tests/oracle/README.md)
+goldens: tested ## recompute the golden files with llama.cpp's converter, transformers and mlx-lm (see tests/oracle/README.md)
 	@[ -n "$$LLAMA_CPP" ] || { echo "LLAMA_CPP must name llama.cpp's source folder: see tests/oracle/README.md" >&2; exit 1; }
 	python3 tests/oracle/converter_golden.py golden "$$LLAMA_CPP" tests/fixtures/pajama-tiny qwen2 tests/fixtures/golden/converter-pajama-tiny.json
 	python3 tests/oracle/families.py make tests/fixtures/families
@@ -155,7 +159,8 @@ reference: ## write docs/reference/cli.md anew, from the program's own help
 install: build ## install the programs into $PREFIX/bin and the plugins (default: ~/.pajamas; elsewhere lib/pajamas/plugins)
 	install -d "$(PREFIX)/bin" "$(PLUGINS)"
 	install -m 755 "$(RELEASE)/pajamas" "$(RELEASE)/pajamas-worker" "$(PREFIX)/bin"
-	install -m 755 "$(RELEASE)/libgguf_cpu.$(EXTENSION)" "$(RELEASE)/libmlx_quantize.$(EXTENSION)" "$(PLUGINS)"
+	install -m 755 "$(RELEASE)/levels/libgguf_cpu-native.$(EXTENSION)" "$(PLUGINS)/libgguf_cpu.$(EXTENSION)"
+	install -m 755 "$(RELEASE)/libmlx_quantize.$(EXTENSION)" "$(PLUGINS)"
 	@for gpu in cuda vulkan metal rocm; do library="$(RELEASE)/libgguf_$$gpu.$(EXTENSION)"; \
 		[ ! -f "$$library" ] || install -m 755 "$$library" "$(PLUGINS)"; done
 	@for bundle in "$(RELEASE)"/plugins/mlx*; do if [ -d "$$bundle" ]; then \
