@@ -4,7 +4,7 @@
 # to the first token, memory, and for CUDA the speed beside a bare llama.cpp's from the same build. About ten minutes with 16
 # cores and 25 GB of disk, most of it for making the model.
 #
-#     make build plugin-cuda && tools/build-plugin-cuda cargo build --release --example speed_cuda
+#     make tested plugin-cuda && tools/build-plugin-cuda cargo build --release --example speed_cuda
 #     tests/bench/gpu.sh [TARGET [WORK [BACKEND]]]        # gguf-cuda
 #
 # common.sh tells of TARGET, WORK and PYTHON.
@@ -27,7 +27,8 @@ step 'Backends'
 "$pajamas" plugins info "$backend"
 
 step 'Rules'
-"$pajamas" plugins verify "$backend"
+kept=0
+"$pajamas" plugins verify "$backend" || kept=$?
 
 step 'The demo'
 tiny=$repository/tests/fixtures/pajama-tiny
@@ -59,3 +60,4 @@ if [[ $backend == gguf-cuda && -x $bare ]]; then
     "$bare" "$TARGET/$library" "$large" --prompt 512 --generate 128 --repetitions 7
 fi
 step 'Done'
+exit "$kept"

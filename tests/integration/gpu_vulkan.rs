@@ -2,10 +2,11 @@
 //! it long to compile, so these tests take minutes.
 
 use pajamas_plugin_api::{CancelToken, LoadRequest};
-use pajamas_tests::{Home, Run, argmax, built_library, golden, ids, load_exact, not_run, plugin};
+use pajamas_tests::{Home, Run, argmax, built_library, fixture, golden, ids, load_exact, not_run, plugin};
 use serde_json::Value;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::process::Command;
 
 /// A home with both backends; none, and a line that says why, where the plugin was not built or there is no device.
 fn home() -> Option<Home> {
@@ -101,6 +102,39 @@ fn what_does_not_fit_goes_to_the_cpu_or_is_refused_and_either_is_said() {
     none.failed_with("not even the model's output fits", "context-length");
     let cpu = ask(&home, &model, &["--set", "n_gpu_layers=0", "--strict"]);
     assert_eq!(cpu.succeeded().stdout, "The capital of France is Paris.\n");
+}
+
+/// A layer of Vulkan's, compiled here, lets the device refuse what its free memory promised.
+#[test]
+fn when_memory_runs_out_while_loading_fewer_layers_are_tried_and_then_the_cpu() {
+    let Some(home) = home() else { return };
+    let library = home.path().join("libsmall_memory.so");
+    let source = fixture("vulkan-layer/small_memory.c");
+    if !Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).status().unwrap().success() {
+        not_run("there are no headers of Vulkan's layers");
+        return;
+    }
+    std::fs::copy(fixture("vulkan-layer/small_memory.json"), home.path().join("small_memory.json")).unwrap();
+    let model = home.quantized("F32");
+    let run = |largest: &str, extra: &[&str]| {
+        let question = ["-p", "What is the capital of France?", "-t", "0", "-b", "gguf-vulkan"];
+        let mut command = home.command(["run", model.to_str().unwrap()].iter().chain(&question).chain(extra));
+        command.env("VK_LAYER_PATH", home.path()).env("VK_INSTANCE_LAYERS", "VK_LAYER_PAJAMAS_small_memory");
+        Run::from(command.env("SMALL_MEMORY_BYTES", largest).output().unwrap())
+    };
+    // All weights are one piece of 13.9 MB, those of four layers one of 10.8 MB; what computing takes is 10.2 MB.
+    let fewer = run("10500000", &["--strict"]);
+    assert_eq!(fewer.succeeded().stdout, "The capital of France is Paris.\n");
+    for said in ["memory ran out with 5 of 5 layers on ", "; trying 4", "; trying 3"] {
+        assert!(fewer.stderr.contains(said), "{fewer:?}");
+    }
+    assert!(!fewer.stderr.contains("; trying 2"), "{fewer:?}");
+    run("1000000", &["--strict"]).failed_with("memory ran out on ", "n_gpu_layers");
+    let chosen = run("10500000", &["--strict", "--set", "n_gpu_layers=5"]);
+    chosen.failed_with("memory ran out on ", "n_gpu_layers");
+    let cpu = run("1000000", &[]);
+    assert_eq!(cpu.succeeded().stdout, "The capital of France is Paris.\n");
+    assert!(cpu.stderr.contains("memory ran out on ") && cpu.stderr.contains("gguf-cpu"), "{cpu:?}");
 }
 
 #[test]

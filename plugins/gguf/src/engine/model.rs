@@ -42,7 +42,7 @@ impl GgufModel {
         loop {
             match Self::load_as(&source, &settings, progress, cancel) {
                 Err(error) if placement::retreat(&mut settings, asked, source.layer_sizes()?.blocks.len(), &error) => {}
-                result => return result,
+                result => return result.map_err(|error| placement::where_it_ran_out(&settings, error)),
             }
         }
     }

@@ -165,6 +165,18 @@ pub(super) fn retreat(settings: &mut Settings, asked: i32, layers: usize, error:
     true
 }
 
+/// `error`, with the GPUs in place of the machine's memory where it is theirs that ran out.
+pub(super) fn where_it_ran_out(settings: &Settings, error: Error) -> Error {
+    let gpus: Vec<String> = used(settings).iter().map(|gpu| gpu.name()).collect();
+    if !ran_out_on(&gpus, &error) {
+        return error;
+    }
+    let mut named = Error::new(ErrorKind::OutOfMemory, format!("memory ran out on {}", names(used(settings))))
+        .with_hint("--context-length with a smaller number, fewer layers by --set n_gpu_layers=N, or -b gguf-cpu");
+    named.causes = error.causes;
+    named
+}
+
 /// Whether `error` is of memory that ran out on one of `gpus`, as llama.cpp's log calls them, and not in the machine.
 fn ran_out_on(gpus: &[String], error: &Error) -> bool {
     let names_one = |cause: &String| {
