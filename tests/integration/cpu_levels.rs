@@ -94,4 +94,8 @@ fn on_this_cpu_the_newest_level_that_it_can_run_wins() {
     let file = |index: usize| list[index]["path"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
     assert_eq!((file(0), file(1)), (library_name("gguf_cpu"), library_name("a_v2")), "{list:#}");
     assert_eq!((&list[0]["status"], &list[1]["status"]), (&"available".into(), &"available".into()));
+    let table = home.run(["plugins", "list"]).stdout;
+    for name in ["gguf_cpu", "a_v2"] {
+        assert!(table.contains(&format!("{}: ", library_name(name))), "which row is which file's: {table}");
+    }
 }

@@ -277,6 +277,8 @@ fn a_plugin_that_changed_is_announced_and_asked_afresh_unless_it_is_pinned() {
     let path = Hostile::new("well").name("bad").install(&farm.home);
     assert_eq!(farm.row("bad").0, "available");
     Hostile::new("unavailable").name("bad").write(&path);
+    let looked = farm.run(&["plugins", "verify", "bad", "--rule", "R02"]);
+    assert!(!looked.stderr.contains("has changed"), "nobody was asked: {looked:#?}");
     let changed = farm.run(&["plugins", "list", "--json"]);
     assert!(changed.stderr.starts_with("warning: the plugin `"), "{changed:#?}");
     assert!(changed.stderr.contains("has changed since it was last used: it is asked afresh"), "{changed:#?}");

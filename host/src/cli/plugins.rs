@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::plugins::{self, Candidate, Status};
 use pajamas_plugin_api::Availability;
 use serde::Serialize;
+use std::path::Path;
 
 /// What `pajamas plugins` takes.
 #[derive(Debug, clap::Args)]
@@ -167,7 +168,11 @@ pub fn print(rows: &[Row]) {
     let mut cells = vec![head];
     for row in rows {
         let status = row.status.as_str().to_owned();
-        let text = if row.reason.is_empty() { row.devices.join(", ") } else { row.reason.clone() };
+        let mut text = if row.reason.is_empty() { row.devices.join(", ") } else { row.reason.clone() };
+        if rows.iter().filter(|other| other.name == row.name).count() > 1 {
+            let file = Path::new(&row.path).file_name().unwrap_or_default();
+            text = format!("{}: {text}", file.to_string_lossy());
+        }
         cells.push(vec![
             row.rank.map_or_else(dash, |rank| rank.to_string()),
             row.name.clone(),

@@ -30,6 +30,9 @@ pub struct Pins {
     /// The paths whose entries changed since they were read.
     #[serde(skip)]
     changed: BTreeSet<String>,
+    /// Those of them that had other contents.
+    #[serde(skip)]
+    replaced: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -58,7 +61,7 @@ impl Pins {
     }
 
     /// Takes `sha256` for the plugin at `path`, or says why it must not be loaded. What is new or changed is accepted by
-    /// default; what is changed is told of.
+    /// default; what is changed is told of when it is written down, once.
     ///
     /// # Errors
     /// When only accepted contents count, and these were not.
@@ -77,7 +80,7 @@ impl Pins {
             return Err(Refusal::new(reason, format!("pajamas plugins trust {}", crate::text::quoted(&name))));
         }
         if known.is_some() {
-            tracing::warn!("the plugin `{}` has changed since it was last used: it is asked afresh", path.display());
+            self.replaced.insert(key(path));
         }
         self.accept(path, sha256);
         Ok(())
@@ -105,6 +108,9 @@ impl Pins {
     pub fn write(&self, config: &Config) -> Result<()> {
         if self.changed.is_empty() {
             return Ok(());
+        }
+        for path in &self.replaced {
+            tracing::warn!("the plugin `{path}` has changed since it was last used: it is asked afresh");
         }
         let mut current = Self::read(config)?;
         for path in &self.changed {
