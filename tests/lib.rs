@@ -93,6 +93,9 @@ impl Home {
             "PAJAMAS_BACKEND",
             "HF_HUB_CACHE",
             "HUGGINGFACE_HUB_CACHE",
+            "HF_ENDPOINT",
+            "HF_TOKEN",
+            "HF_HUB_OFFLINE",
             "RUST_LOG",
         ] {
             command.env_remove(name);

@@ -29,7 +29,7 @@ fn edit_config(folder: &std::path::Path, from: &str, to: &str) {
 fn a_missing_folder() {
     let home = Home::with_gguf_cpu();
     quantize_fails(&home, "./no/such/folder", &[], "no model `./no/such/folder`", "give a GGUF file");
-    quantize_fails(&home, "acme/nothing", &[], "no model `acme/nothing`", "hf download acme/nothing");
+    quantize_fails(&home, "acme/nothing", &[], "no model `acme/nothing`", "pajamas models pull acme/nothing");
     let empty = home.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
     quantize_fails(&home, empty.to_str().unwrap(), &[], "no config.json", "give the folder");

@@ -130,5 +130,9 @@ fn what_lies_wrong_in_the_models_folder_and_in_the_cache_are_warnings() {
     };
     found("models", "an interrupted run left", "rm -r ");
     found("models", "a record of `gone.gguf`", "rm ");
-    found("Hugging Face cache", "1 download of `acme/loom` cut short or under way, 2.0 KiB", "hf download acme/loom");
+    found(
+        "Hugging Face cache",
+        "1 download of `acme/loom` cut short or under way, 2.0 KiB",
+        "pajamas models pull acme/loom",
+    );
 }

@@ -17,6 +17,7 @@ mod help_and_json;
 mod hostile_files;
 #[cfg(target_os = "linux")]
 mod hostile_plugins;
+mod hub_server;
 mod info;
 mod interruption;
 #[cfg(target_os = "linux")]
@@ -31,6 +32,7 @@ mod oracle;
 mod plugin_commands;
 mod plugin_listing;
 mod plugin_template;
+mod pulling;
 mod quality;
 mod quantizing;
 mod terminal;

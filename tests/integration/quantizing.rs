@@ -87,7 +87,7 @@ fn an_id_in_the_hugging_face_cache_is_found_by_branch_and_by_commit() {
     for _ in 0..2 {
         assert_eq!(ask(&home, "tiny").succeeded().stdout, format!("{ANSWER}\n"), "what it made does not hide it");
     }
-    ask(&home, "acme/tiny-chat@v2").failed_with("not its revision `v2`", "hf download acme/tiny-chat");
+    ask(&home, "acme/tiny-chat@v2").failed_with("not its revision `v2`", "pajamas models pull acme/tiny-chat");
 }
 
 #[test]

@@ -1,9 +1,14 @@
 //! `pajamas models`: what was made and is kept.
 
+use super::interrupt::Interrupt;
+use super::progress::Console;
 use super::{describe, output};
 use crate::config::Config;
+use crate::models::hub::download::{self, Pull, Pulled};
 use crate::models::store::{self, Record, Removal};
+use crate::runtime::open::Observer;
 use crate::validate::Summary;
+use pajamas_plugin_api::ProgressUpdate;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -26,6 +31,17 @@ enum Action {
         /// The backend to ask how much memory the model takes [default: the one that would run it].
         #[arg(short, long)]
         backend: Option<String>,
+    },
+    /// Fetch a model from the hub into Hugging Face's cache: what makes it, and of that what is not there yet.
+    Pull {
+        /// Its id: `org/name`, or `org/name@revision` for a branch, a tag or a commit.
+        reference: String,
+        /// Of a repository of several GGUF files, this one, with all its parts.
+        #[arg(long, value_name = "NAME")]
+        file: Option<String>,
+        /// Take what the cache has, and ask nobody; HF_HUB_OFFLINE=1 does the same everywhere.
+        #[arg(long)]
+        offline: bool,
     },
     /// Remove models and what is recorded of them.
     Remove {
@@ -57,6 +73,15 @@ struct Row {
 }
 
 #[derive(Debug, Serialize)]
+struct PulledModel {
+    id: String,
+    commit: String,
+    path: PathBuf,
+    format: String,
+    size_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
 struct Removed {
     removed: Vec<PathBuf>,
     size_bytes: u64,
@@ -68,8 +93,31 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
     match args.action.as_ref().unwrap_or(&Action::List) {
         Action::List => list(common, config),
         Action::Show { name, backend } => describe::execute(name, backend.as_deref(), common, config),
+        Action::Pull { reference, file, offline } => {
+            pull(&Pull { reference: reference.clone(), file: file.clone(), offline: *offline }, common)
+        }
         Action::Remove { name, dry_run, force } => remove(name, *dry_run, *force, common, config),
     }
+}
+
+fn pull(wanted: &Pull, common: &super::Common) -> anyhow::Result<()> {
+    let interrupt = Interrupt::install()?;
+    let console = Console::new(&wanted.reference);
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let progress = |done: u64, all: u64| {
+        let fraction = if all == 0 { 1.0 } else { (done as f64 / all as f64) as f32 };
+        let detail = format!("{:.1} of {:.1} MiB", mib(done), mib(all));
+        console.progress(&ProgressUpdate { stage: "fetching".into(), fraction, detail });
+    };
+    let Pulled { source, size_bytes } = download::pull(wanted, &progress, &interrupt.begin())?;
+    console.clear();
+    let (id, commit) = source.hub.clone().unwrap_or_default();
+    if common.json {
+        return output::json(&PulledModel { id, commit, path: source.path, format: source.format, size_bytes });
+    }
+    output::say(&format!("{id} at {commit}: {:.1} MiB, {}", mib(size_bytes), source.format));
+    output::print(&output::one_line(&source.path.display().to_string()));
+    Ok(())
 }
 
 fn list(common: &super::Common, config: &Config) -> anyhow::Result<()> {

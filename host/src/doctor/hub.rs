@@ -47,7 +47,7 @@ fn cut_short(folder: &Path, id: &str) -> Option<Check> {
             counted(downloads.len(), "download"),
             size(bytes)
         );
-        Check::warning(CACHE, found, format!("hf download {}", crate::text::quoted(id)))
+        Check::warning(CACHE, found, format!("pajamas models pull {}", crate::text::quoted(id)))
     })
 }
 
@@ -69,6 +69,6 @@ mod tests {
         std::fs::write(blobs.join("b.incomplete"), vec![0; 1024]).unwrap();
         let check = check_at(dir.path()).remove(1);
         assert_eq!(check.found, "2 downloads of `acme/loom` cut short or under way, 2.0 KiB so far");
-        assert_eq!((check.status, check.remedy.as_str()), (Status::Warning, "hf download acme/loom"));
+        assert_eq!((check.status, check.remedy.as_str()), (Status::Warning, "pajamas models pull acme/loom"));
     }
 }

@@ -1,8 +1,9 @@
-//! Hugging Face's cache: where it is, and what an id and a revision mean in it. Nothing is downloaded, so what is missing
-//! is named, file by file, with the command that fetches it.
+//! Hugging Face's cache: where it is, and what an id and a revision mean in it. What is missing is named, file by file, with
+//! the command that fetches it; [`download`] does that.
 //!
 //! Layout: <https://huggingface.co/docs/huggingface_hub/guides/manage-cache>.
 
+pub mod download;
 mod weights;
 
 use super::format;
@@ -40,15 +41,15 @@ fn cache_by(value: impl Fn(&str) -> Option<OsString>, home: impl Fn() -> Option<
 /// `name` or `org/name`, with `@revision` behind it or not, in the characters that the hub allows.
 pub fn is_id(text: &str) -> bool {
     let id = text.split_once('@').map_or(text, |(id, _)| id);
-    id.split('/').count() <= 2 && id.split('/').all(is_part)
+    id.split('/').count() <= 2 && id.split('/').all(is_path_part)
 }
 
 /// A revision may have slashes: `refs/pr/1`.
 fn is_revision(text: &str) -> bool {
-    text.split('/').all(is_part)
+    text.split('/').all(is_path_part)
 }
 
-fn is_part(part: &str) -> bool {
+pub(crate) fn is_path_part(part: &str) -> bool {
     !part.is_empty()
         && !part.starts_with('.')
         && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
@@ -77,7 +78,7 @@ fn find_in(cache: &Path, reference: &str) -> Result<Source> {
     let named = if is_revision(revision) { read_ref(&folder, revision) } else { None };
     let commit = named.clone().unwrap_or_else(|| revision.to_owned());
     let snapshot = folder.join("snapshots").join(&commit);
-    if !is_part(&commit) || !snapshot.is_dir() {
+    if !is_path_part(&commit) || !snapshot.is_dir() {
         return Err(match named {
             Some(_) => wanted.missing(format!("the cache knows its revision `{revision}` and has no file of it")),
             None => wanted.unknown_revision(&folder),
@@ -136,9 +137,9 @@ impl<'a> Wanted<'a> {
 
     fn download(&self) -> String {
         if matches!(self.revision, "main" | "") {
-            format!("hf download {}", self.id)
+            format!("pajamas models pull {}", self.id)
         } else {
-            format!("hf download {} --revision {}", self.id, self.revision)
+            format!("pajamas models pull {}@{}", self.id, self.revision)
         }
     }
 

@@ -95,7 +95,7 @@ fn missing_shards_are_named_the_first_ten_of_them() {
     assert!(message.contains("is not complete; missing:\n  model-00001-of-00014.safetensors\n"), "{message}");
     assert!(message.ends_with("  model-00011-of-00014.safetensors\n  and 3 more"), "{message}");
     assert!(!message.contains("model-00002-of"), "{message}");
-    assert_eq!(hint, "fetch the rest: `hf download acme/loom`");
+    assert_eq!(hint, "fetch the rest: `pajamas models pull acme/loom`");
 }
 
 #[cfg(unix)]
@@ -147,7 +147,7 @@ fn parts_without_an_index_are_counted_by_their_names() {
 fn parts_of_a_gguf_model_that_are_missing_are_named() {
     let (message, hint) = Cache::with(&[("m-00002-of-00002.gguf", "GGUF....")]).fails("acme/loom");
     assert!(message.ends_with("missing:\n  m-00001-of-00002.gguf"), "{message}");
-    assert_eq!(hint, "fetch the rest: `hf download acme/loom`");
+    assert_eq!(hint, "fetch the rest: `pajamas models pull acme/loom`");
     let (message, _) = Cache::with(&[("big/m-00001-of-00003.gguf", "GGUF....")]).fails("acme/loom");
     assert!(message.ends_with("missing:\n  big/m-00002-of-00003.gguf\n  big/m-00003-of-00003.gguf"), "{message}");
     #[cfg(unix)]
@@ -183,7 +183,7 @@ fn an_unknown_id_is_held_against_those_that_are_there() {
     ] {
         let (message, hint) = cache.fails(wrong);
         assert!(message.contains("it is not in the cache"), "{message}");
-        assert!(hint.starts_with(&format!("did you mean `{near}`? `hf download ")), "{wrong}: {hint}");
+        assert!(hint.starts_with(&format!("did you mean `{near}`? `pajamas models pull ")), "{wrong}: {hint}");
     }
     for far in ["acme/weaver", "other/thing"] {
         assert!(cache.fails(far).1.starts_with("fetch it first: "), "{far}");
@@ -199,7 +199,7 @@ fn an_empty_revision_is_none() {
     assert_eq!(hint, "without the `@` it is `main`: `acme/loom`");
     std::fs::remove_dir_all(cache.repo().join("refs")).unwrap();
     let hint = cache.fails("acme/loom@").1;
-    assert_eq!(hint, format!("did you mean `acme/loom@{COMMIT}`? `hf download acme/loom` fetches `main`"));
+    assert_eq!(hint, format!("did you mean `acme/loom@{COMMIT}`? `pajamas models pull acme/loom` fetches `main`"));
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn what_was_never_fetched_is_missing() {
     assert!(message.ends_with("missing:\n  tokenizer.json\n  model.safetensors"), "{message}");
     let (message, hint) = Cache::with(&[]).fails("acme/other");
     assert!(
-        message.contains("it is not in the cache") && hint.contains("`hf download acme/other`"),
+        message.contains("it is not in the cache") && hint.contains("`pajamas models pull acme/other`"),
         "{message} {hint}"
     );
 }
@@ -220,7 +220,7 @@ fn an_unknown_revision_lists_those_that_are_there() {
     cache.write("refs/refs/pr/1", COMMIT);
     let (message, hint) = cache.fails("acme/loom@mian");
     assert!(message.ends_with(&format!("there are:\n  main\n  refs/pr/1\n  {COMMIT}")), "{message}");
-    assert_eq!(hint, "did you mean `acme/loom@main`? `hf download acme/loom --revision mian` fetches the other");
+    assert_eq!(hint, "did you mean `acme/loom@main`? `pajamas models pull acme/loom@mian` fetches the other");
     assert!(cache.fails("acme/loom@01234567").1.contains(&format!("did you mean `acme/loom@{COMMIT}`?")));
     assert!(cache.fails("acme/loom@../..").0.contains("not its revision"), "it does not leave the folder");
     cache.write("refs/v2", "fedcba9876543210");
