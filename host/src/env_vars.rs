@@ -35,7 +35,7 @@ variables! {
     HUGGINGFACE_HUB_CACHE;
     /// Hugging Face's folder; its cache is `hub` below it.
     HF_HOME;
-    /// The hub: a server that behaves like https://huggingface.co.
+    /// The server to use for the hub, in place of Hugging Face's.
     HF_ENDPOINT;
     /// The token for models that not everybody may read.
     HF_TOKEN;
