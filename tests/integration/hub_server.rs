@@ -25,6 +25,8 @@ pub struct Faults {
     pub no_ranges: bool,
     /// Large files have their first byte changed.
     pub wrong: bool,
+    /// Small files have their first byte changed.
+    pub wrong_small: bool,
     /// Large files come in pieces of 64 KiB, with this between them.
     pub slow: Option<Duration>,
     /// The token without which everything is refused.
@@ -122,6 +124,12 @@ fn sum(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// What git names a file by.
+fn git_sum(bytes: &[u8]) -> String {
+    let text = [format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat();
+    sha1::Sha1::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn is_large(name: &str) -> bool {
     name.ends_with(".safetensors") || name.ends_with(".gguf")
 }
@@ -143,7 +151,7 @@ fn answer_hub(state: &State, request: &Request, stream: &mut TcpStream) -> std::
         }
         let siblings = state.files.iter().map(|(name, bytes)| {
             let lfs = serde_json::json!({"sha256": sum(bytes), "size": bytes.len(), "pointerSize": 134});
-            let mut file = serde_json::json!({"rfilename": name, "size": bytes.len(), "blobId": &sum(bytes)[..40]});
+            let mut file = serde_json::json!({"rfilename": name, "size": bytes.len(), "blobId": git_sum(bytes)});
             if is_large(name) {
                 file["lfs"] = lfs;
             }
@@ -160,8 +168,10 @@ fn answer_hub(state: &State, request: &Request, stream: &mut TcpStream) -> std::
             head(stream, 302, &location, 0)
         }
         Some((_, bytes)) => {
+            let mut bytes = bytes.clone();
+            bytes[0] ^= u8::from(faults.wrong_small);
             head(stream, 200, "", bytes.len())?;
-            stream.write_all(bytes)
+            stream.write_all(&bytes)
         }
         None => head(stream, 404, "x-error-code: RepoNotFound\r\n", 0),
     }
@@ -181,11 +191,13 @@ fn answer_storage(state: &State, request: &Request, stream: &mut TcpStream) -> s
         bytes[0] ^= 1;
     }
     let range = request.headers.get("range").filter(|_| !faults.no_ranges);
-    let from: usize =
-        range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()).unwrap_or(0);
-    let rest = &bytes[from..];
-    if from > 0 {
-        let range = format!("content-range: bytes {from}-{}/{}\r\n", bytes.len() - 1, bytes.len());
+    let range = range.and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+    let number = |text: &str| text.parse::<usize>().ok();
+    let from = range.map_or(0, |(from, _)| number(from).unwrap_or(0));
+    let end = range.and_then(|(_, last)| number(last)).map_or(bytes.len(), |last| bytes.len().min(last + 1));
+    let rest = &bytes[from..end];
+    if range.is_some() {
+        let range = format!("content-range: bytes {from}-{}/{}\r\n", end - 1, bytes.len());
         head(stream, 206, &range, rest.len())?;
     } else {
         head(stream, 200, "", rest.len())?;

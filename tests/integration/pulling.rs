@@ -20,6 +20,9 @@ fn hub() -> Hub {
     Hub::new(files)
 }
 
+/// What is asked for of the weights to see their header.
+const HEADER_BYTES: u64 = 1 << 20;
+
 fn weights_bytes() -> u64 {
     pajama_tiny().join("model.safetensors").metadata().unwrap().len()
 }
@@ -70,7 +73,7 @@ fn only_what_makes_the_model_is_fetched_and_only_once_and_offline_nobody_is_aske
     let cache = format!("huggingface/hub/models--acme--tiny/snapshots/{COMMIT}");
     let expected = std::fs::read_dir(pajama_tiny()).unwrap().count();
     assert_eq!(home.listing(&cache).len(), expected, "{:?}", home.listing(&cache));
-    assert_eq!(hub.take_large_bytes(), weights_bytes());
+    assert_eq!(hub.take_large_bytes(), weights_bytes() + HEADER_BYTES);
     assert_eq!(hub.leaked(), 0, "the token is for the hub alone");
     assert_eq!(std::fs::read_to_string(repository(&home).join("refs/main")).unwrap(), COMMIT);
     let again = with_token(&["models", "pull", ID]);
@@ -192,4 +195,83 @@ fn a_server_without_ranges_sends_it_from_the_start() {
     hub.set(Faults { no_ranges: true, ..Faults::default() });
     pull(&home, &hub).succeeded();
     is_whole(&home);
+}
+
+/// A hub's model with its `config.json` changed.
+fn hub_with(name: &str, from: &str, to: &str) -> Hub {
+    let mut files: BTreeMap<String, Vec<u8>> = std::fs::read_dir(pajama_tiny())
+        .unwrap()
+        .flatten()
+        .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap()))
+        .collect();
+    let text = String::from_utf8(files[name].clone()).unwrap();
+    assert!(text.contains(from));
+    files.insert(name.into(), text.replace(from, to).into_bytes());
+    Hub::new(files)
+}
+
+#[test]
+fn what_is_asked_to_run_or_to_be_quantized_is_fetched_and_offline_it_is_not() {
+    let (home, hub) = (Home::with_gguf_cpu(), hub());
+    let run = |args: &[&str]| Run::from(command(&home, &hub, args).output().unwrap());
+    let question = ["-p", "What is the capital of France?", "-t", "0"];
+    for args in [["run", ID, "--offline", "-p", "x"].as_slice(), &["quantize", ID, "--offline"]] {
+        run(args).failed_with("no model `acme/tiny`", "nothing is fetched, because of --offline");
+    }
+    let mut by_environment = command(&home, &hub, &["benchmark", ID]);
+    let by_environment = Run::from(by_environment.env("HF_HUB_OFFLINE", "1").output().unwrap());
+    by_environment.failed_with("no model `acme/tiny`", "because of HF_HUB_OFFLINE");
+    assert_eq!(hub.requests(), 0, "nobody was asked");
+    let answer = run(&[&["run", ID], question.as_slice()].concat());
+    assert_eq!(answer.succeeded().stdout, "The capital of France is Paris.\n");
+    assert!(answer.stderr.contains("fetching acme/tiny: "), "{}", answer.stderr);
+    assert_eq!(hub.take_large_bytes(), weights_bytes() + HEADER_BYTES);
+    let asked = hub.requests();
+    run(&["quantize", ID, "-m", "Q8_0", "--no-validate"]).succeeded();
+    assert_eq!(hub.requests(), asked, "all of it is here");
+    run(&["run", "acme/none", "-p", "x"]).failed_with("on the hub: the hub has no such model", "look at");
+}
+
+#[test]
+fn a_gguf_file_of_the_hub_runs_where_it_was_fetched_to() {
+    let home = Home::with_gguf_cpu();
+    let made = home.run(["quantize", pajama_tiny().to_str().unwrap(), "--no-validate"]);
+    let gguf = std::fs::read(made.succeeded().stdout.trim()).unwrap();
+    let hub = Hub::new(BTreeMap::from([("tiny-Q4_K_M.gguf".to_owned(), gguf)]));
+    let other = Home::with_gguf_cpu();
+    let args = ["run", ID, "-p", "What is the capital of France?", "-t", "0"];
+    let answer = Run::from(command(&other, &hub, &args).output().unwrap());
+    assert_eq!(answer.succeeded().stdout, "The capital of France is Paris.\n");
+    assert!(other.listing(".pajamas/models").is_empty(), "nothing is copied");
+}
+
+#[test]
+fn what_cannot_be_used_here_is_refused_before_its_weights_come() {
+    let home = Home::with_gguf_cpu();
+    let run = |hub: &Hub, args: &[&str]| Run::from(command(&home, hub, args).output().unwrap());
+    let unknown = hub_with("config.json", "Qwen2ForCausalLM", "ZebraForCausalLM");
+    for args in [["quantize", ID].as_slice(), &["run", ID, "-p", "x"], &["models", "pull", ID]] {
+        let refused = run(&unknown, args);
+        refused.failed_with("ZebraForCausalLM", "");
+        assert!(refused.stderr.contains("acme/tiny"), "{}", refused.stderr);
+        assert!(!refused.stderr.contains("/tmp"), "{}", refused.stderr);
+        assert_eq!(unknown.take_large_bytes(), HEADER_BYTES);
+    }
+    // Others may know it.
+    run(&unknown, &["models", "pull", ID, "--force"]).succeeded();
+    assert_eq!(unknown.take_large_bytes(), weights_bytes());
+    let home = Home::with_gguf_cpu();
+    let run = |hub: &Hub, args: &[&str]| Run::from(command(&home, hub, args).output().unwrap());
+    let (large, hub) = ("4000000000", hub());
+    run(&hub, &["run", ID, "-c", large, "-p", "x"]).failed_with("tokens of context it takes about", "shorter context");
+    run(&hub, &["quantize", ID, "-m", "Q5_K_MM"]).misused("unknown quantization method", "did you mean `Q5_K_M`");
+    assert_eq!(hub.take_large_bytes(), 2 * HEADER_BYTES);
+}
+
+#[test]
+fn a_small_file_is_checked_too() {
+    let (home, hub) = (Home::new(), hub());
+    hub.set(Faults { wrong_small: true, ..Faults::default() });
+    pull(&home, &hub).failed_with("its SHA-1, as git counts it", "nothing was kept");
+    assert_eq!(partial(&home), []);
 }

@@ -8,10 +8,10 @@ use crate::benchmark::report::Report;
 use crate::benchmark::{self, BenchmarkOptions, plan};
 use crate::config::Config;
 use crate::error::Error;
-use crate::models::source;
 use crate::pipeline::Artifact;
 use crate::plugins;
-use crate::runtime::open::Observer;
+use crate::runtime::obtain::{Obtain, Purpose};
+use crate::runtime::open::{Observer, OpenOptions};
 use pajamas_plugin_api::ProgressUpdate;
 use std::time::Duration;
 
@@ -123,13 +123,22 @@ impl Args {
 pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::Result<()> {
     let mut config = config.clone();
     config.threads = args.threads.or(config.threads);
-    let resolve = |model: &String| Ok((model.clone(), source::resolve(model, &config)?));
-    let models = args.models.iter().map(resolve).collect::<Result<Vec<_>, Error>>()?;
     let candidates = plugins::survey(&config);
     let interrupt = Interrupt::install()?;
     let screen = Screen(Bar::new());
-    let options = args.options(&config);
-    let report = benchmark::benchmark(&models, &options, &candidates, &config, &screen, &interrupt.begin())?;
+    let (options, cancel) = (args.options(&config), interrupt.begin());
+    let open = OpenOptions {
+        backend: options.backends.first().cloned(),
+        fallback: options.fallback,
+        method: options.method.clone(),
+        context_length: options.context_length,
+        ..OpenOptions::default()
+    };
+    let purpose = Purpose::Run(&open);
+    let obtain = Obtain { purpose, candidates: &candidates, config: &config, observer: &screen, cancel: &cancel };
+    let models = args.models.iter().map(|model| Ok((model.clone(), obtain.source(model)?)));
+    let models = models.collect::<Result<Vec<_>, Error>>()?;
+    let report = benchmark::benchmark(&models, &options, &candidates, &config, &screen, &cancel)?;
     interrupt.end();
     drop(screen);
     let format = if common.json { Format::Json } else { args.output };
@@ -182,6 +191,10 @@ struct Screen(Bar);
 impl Observer for Screen {
     fn warn(&self, message: &str) {
         self.0.say(&format!("warning: {}", output::clean(message)));
+    }
+
+    fn note(&self, message: &str) {
+        self.0.say(&output::clean(message));
     }
 
     fn progress(&self, update: &ProgressUpdate) {

@@ -67,7 +67,7 @@ struct Variable {
 
 /// Runs the command. The settings are read here and not before, so that a damaged file can be mended.
 pub fn execute(args: &Args, common: &super::Common) -> anyhow::Result<()> {
-    let load = || Config::load(&common.plugin_dir);
+    let load = || Config::load(&common.flags());
     match args.action.as_ref().unwrap_or(&Action::List) {
         Action::List => list(&load()?, common),
         Action::Get { key } => get(find(key)?, &load()?, common),

@@ -10,7 +10,7 @@ pub struct Args {}
 
 /// Runs the command. It fails where there is a problem; warnings are none.
 pub fn execute(_: &Args, common: &super::Common) -> anyhow::Result<()> {
-    let report = doctor::examine(&common.plugin_dir);
+    let report = doctor::examine(&common.flags());
     if common.json {
         output::json(&report)?;
     } else {

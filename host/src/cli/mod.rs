@@ -21,7 +21,7 @@ mod run;
 mod validate;
 mod verify;
 
-use crate::config::Config;
+use crate::config::{Config, Flags};
 use crate::error::Error;
 use clap::{Parser, Subcommand};
 use std::io::Write;
@@ -54,9 +54,18 @@ struct Common {
     /// Look for plugins here first; may be given several times.
     #[arg(long, global = true, help_heading = GLOBAL, value_name = "DIR")]
     plugin_dir: Vec<PathBuf>,
+    /// Fetch nothing: what is not on this machine is an error.
+    #[arg(long, global = true, help_heading = GLOBAL)]
+    offline: bool,
     /// Print the result as JSON on stdout.
     #[arg(long, global = true, help_heading = GLOBAL)]
     json: bool,
+}
+
+impl Common {
+    fn flags(&self) -> Flags {
+        Flags { plugin_dirs: self.plugin_dir.clone(), offline: self.offline }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -119,7 +128,7 @@ fn say_answer(answer: &clap::Error) -> ExitCode {
 
 /// Runs the command. The settings are read where they are needed: what helps when they are broken must do without.
 fn dispatch(command: Command, common: &Common) -> anyhow::Result<()> {
-    let config = || Config::load(&common.plugin_dir);
+    let config = || Config::load(&common.flags());
     match command {
         Command::Quantize(args) => quantize::execute(&args, common, &config()?),
         Command::Run(args) => run::execute(args, common, &config()?),

@@ -4,11 +4,11 @@ use super::interrupt::Interrupt;
 use super::progress::Console;
 use super::{describe, output};
 use crate::config::Config;
-use crate::models::hub::download::{self, Pull, Pulled};
+use crate::models::hub::download::{Pull, Pulled};
 use crate::models::store::{self, Record, Removal};
-use crate::runtime::open::Observer;
+use crate::plugins;
+use crate::runtime::obtain::{Obtain, Purpose};
 use crate::validate::Summary;
-use pajamas_plugin_api::ProgressUpdate;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -39,9 +39,9 @@ enum Action {
         /// Of a repository of several GGUF files, this one, with all its parts.
         #[arg(long, value_name = "NAME")]
         file: Option<String>,
-        /// Take what the cache has, and ask nobody; HF_HUB_OFFLINE=1 does the same everywhere.
+        /// Fetch it also where nothing installed here can use it.
         #[arg(long)]
-        offline: bool,
+        force: bool,
     },
     /// Remove models and what is recorded of them.
     Remove {
@@ -93,29 +93,30 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
     match args.action.as_ref().unwrap_or(&Action::List) {
         Action::List => list(common, config),
         Action::Show { name, backend } => describe::execute(name, backend.as_deref(), common, config),
-        Action::Pull { reference, file, offline } => {
-            pull(&Pull { reference: reference.clone(), file: file.clone(), offline: *offline }, common)
+        Action::Pull { reference, file, force } => {
+            let purpose = if *force { Purpose::Any } else { Purpose::Keep };
+            pull(&Pull { reference: reference.clone(), file: file.clone() }, purpose, common, config)
         }
         Action::Remove { name, dry_run, force } => remove(name, *dry_run, *force, common, config),
     }
 }
 
-fn pull(wanted: &Pull, common: &super::Common) -> anyhow::Result<()> {
+fn pull(wanted: &Pull, purpose: Purpose<'_>, common: &super::Common, config: &Config) -> anyhow::Result<()> {
     let interrupt = Interrupt::install()?;
     let console = Console::new(&wanted.reference);
-    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    let progress = |done: u64, all: u64| {
-        let fraction = if all == 0 { 1.0 } else { (done as f64 / all as f64) as f32 };
-        let detail = format!("{:.1} of {:.1} MiB", mib(done), mib(all));
-        console.progress(&ProgressUpdate { stage: "fetching".into(), fraction, detail });
+    let candidates = match purpose {
+        Purpose::Any => Vec::new(),
+        _ => plugins::survey(config),
     };
-    let Pulled { source, size_bytes } = download::pull(wanted, &progress, &interrupt.begin())?;
+    let cancel = interrupt.begin();
+    let obtain = Obtain { purpose, candidates: &candidates, config, observer: &console, cancel: &cancel };
+    let Pulled { source, size_bytes } = obtain.pull(wanted)?;
     console.clear();
     let (id, commit) = source.hub.clone().unwrap_or_default();
     if common.json {
         return output::json(&PulledModel { id, commit, path: source.path, format: source.format, size_bytes });
     }
-    output::say(&format!("{id} at {commit}: {:.1} MiB, {}", mib(size_bytes), source.format));
+    output::say(&format!("{id} at {commit}: {}, {}", output::size(size_bytes), source.format));
     output::print(&output::one_line(&source.path.display().to_string()));
     Ok(())
 }

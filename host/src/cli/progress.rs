@@ -96,6 +96,10 @@ impl Observer for Console<'_> {
         self.bar.say(&format!("warning: {}", output::clean(message)));
     }
 
+    fn note(&self, message: &str) {
+        self.bar.say(&output::clean(message));
+    }
+
     fn progress(&self, update: &ProgressUpdate) {
         self.bar.update(update);
     }

@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::models::source::Source;
 use crate::models::{format, source};
 use crate::pipeline::{self, Artifact, QuantizeOptions};
+use crate::runtime::obtain::{Obtain, Purpose};
 use crate::runtime::open::{Observer, OpenOptions};
 use crate::validate::text::Text;
 use crate::validate::{self, Host, Report, ValidateOptions};
@@ -172,9 +173,9 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
         Text::File(text.clone()).check()?;
     }
     let options = args.options()?;
-    let source = source::resolve(&args.model, config)?;
     let candidates = crate::plugins::survey(config);
     if args.dry_run {
+        let source = source::resolve(&args.model, config)?;
         let forecast = pipeline::dry_run(&source, &options, &candidates, config, &CancelToken::never())?;
         return show_forecast(&forecast, &args.model, common);
     }
@@ -182,6 +183,9 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
     let console = Console::new(&args.model);
     let progress = |update: &_| console.progress(update);
     let cancel = interrupt.begin();
+    let purpose = Purpose::Quantize(&options);
+    let obtain = Obtain { purpose, candidates: &candidates, config, observer: &console, cancel: &cancel };
+    let source = obtain.source(&args.model)?;
     let artifact = pipeline::quantize(&source, &options, &candidates, config, &progress, &cancel)?;
     console.clear();
     if !common.json {

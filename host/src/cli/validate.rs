@@ -6,8 +6,8 @@ use super::output;
 use super::progress::Console;
 use crate::config::Config;
 use crate::error::Error;
-use crate::models::source;
 use crate::plugins;
+use crate::runtime::obtain::{Obtain, Purpose};
 use crate::runtime::open::OpenOptions;
 use crate::validate::statistics::{Comparison, Estimate};
 use crate::validate::text::{TOKENS_MAX, TOKENS_MIN, Text};
@@ -97,14 +97,19 @@ pub fn tokens(text: &str) -> Result<usize, String> {
 /// Runs the command.
 pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::Result<()> {
     let config = args.open.over(config);
-    let source = source::resolve(&args.model, &config)?;
-    let reference =
-        args.reference.as_ref().map(|name| Ok::<_, Error>((name.as_str(), source::resolve(name, &config)?)));
-    let reference = reference.transpose()?;
     let candidates = plugins::survey(&config);
     let interrupt = Interrupt::install()?;
     let console = Console::new(&args.model);
     let open = args.open.options(&config);
+    let cancel = interrupt.begin();
+    let obtain = |reference: &str, purpose| {
+        let obtain = Obtain { purpose, candidates: &candidates, config: &config, observer: &console, cancel: &cancel };
+        obtain.source(reference)
+    };
+    let source = obtain(&args.model, Purpose::Run(&open))?;
+    // In its own precision, by another backend perhaps.
+    let reference = args.reference.as_ref().map(|name| Ok::<_, Error>((name.as_str(), obtain(name, Purpose::Keep)?)));
+    let reference = reference.transpose()?;
     let options = ValidateOptions {
         reference_open: OpenOptions {
             backend: args.reference_backend.clone(),
@@ -121,7 +126,7 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
     };
     let host = Host { candidates: &candidates, config: &config, observer: &console };
     let reference = reference.as_ref().map(|(name, source)| (*name, source));
-    let report = validate::validate(&source, reference, &options, &host, &interrupt.begin())?;
+    let report = validate::validate(&source, reference, &options, &host, &cancel)?;
     console.clear();
     if common.json {
         output::json(&report)?;

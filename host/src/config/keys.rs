@@ -43,7 +43,7 @@ impl Kind {
 }
 
 /// Every key, in the order to show them in.
-pub const KEYS: [Key; 10] = [
+pub const KEYS: [Key; 11] = [
     Key {
         name: "backend",
         kind: Kind::Text,
@@ -105,6 +105,7 @@ pub const KEYS: [Key; 10] = [
         default: "true",
         help: "Whether a backend's arithmetic is checked at its first use on this machine.",
     },
+    Key { name: "offline", kind: Kind::Switch, default: "false", help: "Whether nothing is ever fetched." },
 ];
 
 /// The names of the keys.

@@ -4,7 +4,7 @@ pub mod edit;
 pub mod keys;
 pub mod settings;
 
-use crate::env_vars::{self, PAJAMAS_BACKEND, PAJAMAS_HOME, PAJAMAS_PLUGIN_PATH};
+use crate::env_vars::{self, HF_HUB_OFFLINE, PAJAMAS_BACKEND, PAJAMAS_HOME, PAJAMAS_PLUGIN_PATH};
 use crate::error::{Error, Result};
 use crate::plugins::pins::Trust;
 use keys::Kind;
@@ -36,6 +36,8 @@ pub struct ConfigFile {
     pub trust: Option<Trust>,
     /// Whether a backend's arithmetic is checked at its first use; true by default.
     pub check_backends: Option<bool>,
+    /// Whether nothing is ever fetched; false by default.
+    pub offline: Option<bool>,
 }
 
 /// Where a value came from.
@@ -88,6 +90,8 @@ pub struct Config {
     pub trust: Trust,
     /// Whether a backend's arithmetic is checked at its first use.
     pub check_backends: bool,
+    /// Whether nothing is ever fetched.
+    pub offline: bool,
     /// Where the values came from.
     pub origins: Origins,
 }
@@ -102,6 +106,15 @@ pub struct Origins {
     keys: BTreeMap<&'static str, Origin>,
 }
 
+/// What flags say that every command has.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    /// Plugin folders, which come first.
+    pub plugin_dirs: Vec<PathBuf>,
+    /// Whether nothing is ever fetched.
+    pub offline: bool,
+}
+
 impl Origins {
     /// The origin of the setting `key`.
     pub fn of(&self, key: &str) -> Origin {
@@ -110,11 +123,12 @@ impl Origins {
 }
 
 impl Config {
-    /// Reads the environment and the file; `plugin_dir` are the folders named by flags, which come first.
+    /// Reads the environment and the file; `flags` come before both.
     ///
     /// # Errors
     /// When there is a file and it is not as expected.
-    pub fn load(plugin_dir: &[PathBuf]) -> Result<Self> {
+    pub fn load(flags: &Flags) -> Result<Self> {
+        let plugin_dir = &flags.plugin_dirs;
         let (home, origin) = home()?;
         if let Some(dir) = plugin_dir.first().filter(|_| crate::users::is_privileged()) {
             return Err(Error::Refused {
@@ -133,12 +147,12 @@ impl Config {
             });
         }
         let file = read_file(&home.join(FILE_NAME))?;
-        Ok(Self::resolve(home, origin, file, plugin_dir))
+        Ok(Self::resolve(home, origin, file, flags))
     }
 
     /// The settings that `file`, the environment and the flags come to.
-    pub fn resolve(home: PathBuf, home_origin: Origin, file: ConfigFile, plugin_dir: &[PathBuf]) -> Self {
-        let plugin_dir = if crate::users::is_privileged() { &[] } else { plugin_dir };
+    pub fn resolve(home: PathBuf, home_origin: Origin, file: ConfigFile, flags: &Flags) -> Self {
+        let plugin_dir = if crate::users::is_privileged() { &[][..] } else { &flags.plugin_dirs };
         let from_file = Origin::File(home.join(FILE_NAME));
         let mut keys: BTreeMap<_, _> = file.set_keys().map(|key| (key, from_file.clone())).collect();
         let mut dirs: Vec<(PathBuf, Origin)> = Vec::new();
@@ -160,6 +174,12 @@ impl Config {
         if backend.is_some() {
             keys.insert("backend", Origin::Environment(PAJAMAS_BACKEND));
         }
+        if is_offline() {
+            keys.insert("offline", Origin::Environment(HF_HUB_OFFLINE));
+        }
+        if flags.offline {
+            keys.insert("offline", Origin::Flag("--offline"));
+        }
         let (plugin_dirs, dir_origins) = dirs.into_iter().unzip();
         Self {
             home,
@@ -173,6 +193,7 @@ impl Config {
             probe_timeout_s: file.probe_timeout_s.unwrap_or(10),
             trust: file.trust.unwrap_or_default(),
             check_backends: file.check_backends.unwrap_or(true),
+            offline: flags.offline || is_offline() || file.offline.unwrap_or(false),
             origins: Origins { home: home_origin, plugin_dirs: dir_origins, keys },
         }
     }
@@ -207,9 +228,16 @@ impl ConfigFile {
             ("probe_timeout_s", self.probe_timeout_s.is_some()),
             ("trust", self.trust.is_some()),
             ("check_backends", self.check_backends.is_some()),
+            ("offline", self.offline.is_some()),
         ];
         set.into_iter().filter_map(|(key, set)| set.then_some(key))
     }
+}
+
+/// Whether the environment forbids to ask anybody, as huggingface_hub reads it.
+fn is_offline() -> bool {
+    let value = env_vars::value(HF_HUB_OFFLINE).map(|value| value.to_string_lossy().to_lowercase());
+    value.is_some_and(|value| ["1", "true", "yes", "on"].contains(&value.as_str()))
 }
 
 /// The settings file's name in the home folder.
@@ -291,18 +319,20 @@ mod tests {
     #[test]
     fn every_key_that_is_offered_is_read() {
         let full = "backend='a'\nfallback=true\nthreads=1\ncontext_length=2\nmethod='m'\nvalidate=true\nplugin_dirs=['d']\nprobe_timeout_s=3\n\
-                    trust='pinned'\ncheck_backends=false";
+                    trust='pinned'\ncheck_backends=false\noffline=true";
         let file = parse(full).unwrap();
         assert_eq!(file.set_keys().collect::<Vec<_>>(), keys::names().collect::<Vec<_>>());
     }
 
     #[test]
     fn each_value_knows_where_it_came_from() {
+        let flags = Flags { plugin_dirs: vec!["/flag".into()], offline: true };
         let file = parse("threads = 2\nplugin_dirs = ['mine']").unwrap();
-        let config = Config::resolve("/h".into(), Origin::Default, file, &["/flag".into()]);
+        let config = Config::resolve("/h".into(), Origin::Default, file, &flags);
         let from_file = Origin::File("/h/config.toml".into());
         assert_eq!(config.origins.of("threads"), from_file);
         assert_eq!(config.origins.of("fallback"), Origin::Default);
+        assert_eq!((config.origins.of("offline"), config.offline), (Origin::Flag("--offline"), true));
         assert_eq!(config.plugin_dirs.len(), config.origins.plugin_dirs.len());
         assert_eq!(config.origins.plugin_dirs[0], Origin::Flag("--plugin-dir"));
         let mine = config.plugin_dirs.iter().position(|dir| dir == Path::new("/h/mine")).unwrap();

@@ -63,6 +63,7 @@ fn value(key: &str, config: &Config) -> Value {
         "probe_timeout_s" => config.probe_timeout_s.into(),
         "trust" => serde_json::to_value(config.trust).unwrap_or_default(),
         "check_backends" => config.check_backends.into(),
+        "offline" => config.offline.into(),
         // The file's own: the other plugin folders come from elsewhere.
         _ => {
             let dirs = config.plugin_dirs.iter().zip(&config.origins.plugin_dirs);
@@ -75,7 +76,7 @@ fn value(key: &str, config: &Config) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ConfigFile;
+    use crate::config::{ConfigFile, Flags};
 
     #[test]
     fn every_key_has_its_own_value() {
@@ -89,10 +90,11 @@ mod tests {
             probe_timeout_s: Some(5),
             trust: Some(crate::plugins::pins::Trust::Pinned),
             check_backends: Some(false),
+            offline: Some(true),
             ..ConfigFile::default()
         };
-        let config = Config::resolve("/h".into(), Origin::Default, file, &[]);
+        let config = Config::resolve("/h".into(), Origin::Default, file, &Flags::default());
         let lines: Vec<_> = all(&config).iter().skip(1).filter_map(Setting::lines).flatten().collect();
-        assert_eq!(lines, ["false", "3", "4", "Q8_0", "false", "/h/d", "5", "pinned", "false"]);
+        assert_eq!(lines, ["false", "3", "4", "Q8_0", "false", "/h/d", "5", "pinned", "false", "true"]);
     }
 }

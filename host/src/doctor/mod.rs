@@ -9,9 +9,9 @@ mod plugins;
 mod program;
 mod store;
 
-use crate::config::{self, Config, ConfigFile};
+use crate::config::{self, Config, ConfigFile, Flags};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// How something is. The order is that of weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -70,8 +70,8 @@ impl Report {
     }
 }
 
-/// Looks at everything; `plugin_dir` are the plugin folders named by flags.
-pub fn examine(plugin_dir: &[PathBuf]) -> Report {
+/// Looks at everything, with what `flags` say.
+pub fn examine(flags: &Flags) -> Report {
     let mut checks = Vec::new();
     match config::home() {
         Err(error) => {
@@ -84,9 +84,9 @@ pub fn examine(plugin_dir: &[PathBuf]) -> Report {
             let (file, check) = home::settings(&home.join(config::FILE_NAME));
             checks.extend(home::check(&home, &origin));
             checks.push(check);
-            checks.extend(plugin_dir.iter().filter(|dir| !dir.is_dir()).map(|dir| missing_flag_dir(dir)));
+            checks.extend(flags.plugin_dirs.iter().filter(|dir| !dir.is_dir()).map(|dir| missing_flag_dir(dir)));
             // With a broken file the rest is looked at as it would be without one.
-            let config = Config::resolve(home, origin, file.unwrap_or_default(), plugin_dir);
+            let config = Config::resolve(home, origin, file.unwrap_or_default(), flags);
             checks.extend(with(&config));
         }
     }

@@ -105,7 +105,12 @@ mod tests {
     #[test]
     fn what_does_not_belong_together_is_found_and_what_does_is_not() {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config::resolve(dir.path().to_owned(), Origin::Default, ConfigFile::default(), &[]);
+        let config = Config::resolve(
+            dir.path().to_owned(),
+            Origin::Default,
+            ConfigFile::default(),
+            &crate::config::Flags::default(),
+        );
         assert_eq!(check(&config)[0].status, Status::Ok);
         let models = config.models_dir();
         std::fs::create_dir_all(&models).unwrap();

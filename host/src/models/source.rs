@@ -42,12 +42,7 @@ pub fn resolve(reference: &str, config: &Config) -> Result<Source> {
     if let Some(record) = made.iter().find(|record| record.file == reference || record.name() == reference) {
         return at_path(&config.models_dir().join(&record.file));
     }
-    let looks_like_path = path.is_absolute()
-        || reference.starts_with('.')
-        || reference.ends_with('/')
-        || path.extension().is_some_and(|extension| extension == format::GGUF)
-        || !hub::is_id(reference);
-    let not_found = if looks_like_path {
+    let not_found = if looks_like_path(reference) {
         Error::ModelNotFound {
             reference: reference.into(),
             reason: "there is no such file or folder".into(),
@@ -69,6 +64,22 @@ pub fn resolve(reference: &str, config: &Config) -> Result<Source> {
         }),
         None => Err(not_found),
     }
+}
+
+/// Whether `reference`, which nothing on this machine goes by, may be a model of the hub's: `org/name`, with a revision or
+/// not.
+pub fn may_be_on_hub(reference: &str) -> bool {
+    // Hardly any model of the hub has a name without an organization; most such names are slips.
+    !looks_like_path(reference) && reference.split('@').next().is_some_and(|id| id.contains('/'))
+}
+
+fn looks_like_path(reference: &str) -> bool {
+    let path = Path::new(reference);
+    path.is_absolute()
+        || reference.starts_with('.')
+        || reference.ends_with('/')
+        || path.extension().is_some_and(|extension| extension == format::GGUF)
+        || !hub::is_id(reference)
 }
 
 fn at_path(path: &Path) -> Result<Source> {

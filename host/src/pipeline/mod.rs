@@ -140,6 +140,19 @@ pub fn quantize(
     Ok(plan.artifact(target, report, started))
 }
 
+/// Whether [`dry_run`] can say what [`quantize`] would make.
+///
+/// # Errors
+/// When no quantizer makes it.
+pub fn can_dry_run(
+    source: &Source,
+    options: &QuantizeOptions,
+    candidates: &[Candidate],
+    config: &Config,
+) -> Result<bool> {
+    find_quantizer(candidates, source, options, config).map(|(_, recipe)| recipe.dry_run)
+}
+
 /// Says what [`quantize`] would make, and writes nothing.
 ///
 /// # Errors

@@ -225,7 +225,7 @@ mod tests {
     use pajamas_plugin_api::Capabilities;
 
     fn config(home: &Path) -> Config {
-        Config::resolve(home.to_owned(), Origin::Default, ConfigFile::default(), &[])
+        Config::resolve(home.to_owned(), Origin::Default, ConfigFile::default(), &crate::config::Flags::default())
     }
 
     fn answer(availability: Availability, asked_at: u64) -> Answer {

@@ -146,7 +146,12 @@ mod tests {
     #[test]
     fn pinned_takes_what_was_accepted_and_default_what_is_new() {
         let home = tempfile::tempdir().unwrap();
-        let config = Config::resolve(home.path().to_owned(), Origin::Default, ConfigFile::default(), &[]);
+        let config = Config::resolve(
+            home.path().to_owned(),
+            Origin::Default,
+            ConfigFile::default(),
+            &crate::config::Flags::default(),
+        );
         let path = Path::new("/p/libx.so");
         let mut pins = Pins::read(&config).unwrap();
         let refusal = pins.judge(path, "1", Trust::Pinned).unwrap_err();

@@ -135,6 +135,33 @@ pub fn forecast(
     })
 }
 
+/// Forecasts what the described model takes with a context of `length` tokens. `made` is for a model that is still to be
+/// made from the described one: the bytes that its weights will have.
+pub fn at(
+    description: &Description,
+    made: Option<u64>,
+    length: u32,
+    candidate: &Candidate,
+    machine: &Hardware,
+    config: &Config,
+) -> Option<Forecast> {
+    let place = Place::of(Some(candidate), machine);
+    let by_backend = match made {
+        Some(_) => None,
+        None => by_backend(description, candidate, &[length], &place, config).ok(),
+    };
+    let estimate = |weights| vec![Need::estimate(length, description, weights, place.available_bytes)];
+    let contexts = by_backend.or_else(|| Some(estimate(made.or(description.weights_bytes)?)))?;
+    Some(Forecast {
+        backend: Some(candidate.name()),
+        device: place.device,
+        available_bytes: place.available_bytes,
+        total_bytes: place.total_bytes,
+        contexts,
+        note: String::new(),
+    })
+}
+
 fn by_backend(
     description: &Description,
     candidate: &Candidate,

@@ -1,7 +1,9 @@
 //! A reference to a model → a model that answers: [`open`] decides on which backend and in which format, [`Engine`] is
-//! the loaded model, in this process or in a worker. [`forecast`] says how much memory it will take.
+//! the loaded model, in this process or in a worker. [`forecast`] says how much memory it will take; [`obtain`] finds the
+//! model, or fetches it.
 
 pub mod forecast;
+pub mod obtain;
 pub mod open;
 
 use crate::error::{Error, Result};

@@ -32,8 +32,10 @@ pub struct OpenOptions {
 
 /// Who wants to know what happens while a model is opened.
 pub trait Observer: Sync {
-    /// Something that a user should read.
+    /// Something that a user should read, because it may not be what they want.
     fn warn(&self, message: &str);
+    /// Something that a user may like to know.
+    fn note(&self, message: &str);
     /// Progress of making or loading.
     fn progress(&self, update: &ProgressUpdate);
     /// An artifact was made, because none was there.
@@ -135,6 +137,22 @@ pub fn formats(
     config: &Config,
 ) -> Result<Vec<String>> {
     Wanted::new(source, options, candidates, config).map(|wanted| wanted.formats)
+}
+
+/// The format that [`open`] would run `source` in, and the backend that it would begin with.
+///
+/// # Errors
+/// As [`formats`]; when no backend runs any of them.
+pub fn planned<'a>(
+    source: &Source,
+    options: &OpenOptions,
+    candidates: &'a [Candidate],
+    config: &Config,
+) -> Result<(&'a Candidate, String)> {
+    let formats = formats(source, options, candidates, config)?;
+    let requested = options.backend.as_deref().or(config.backend.as_deref());
+    let choice = rank::choose(candidates, &formats, requested, options.fallback)?;
+    Ok((choice.candidate, choice.format))
 }
 
 /// The options `set` as `candidate` takes them.

@@ -13,8 +13,8 @@ use super::output;
 use super::progress::Console;
 use crate::config::Config;
 use crate::error::Error;
-use crate::models::source;
 use crate::plugins;
+use crate::runtime::obtain::{Obtain, Purpose};
 use crate::runtime::open::{self, OpenOptions};
 use anyhow::Context;
 use pajamas_plugin_api::Sampling;
@@ -127,12 +127,14 @@ pub fn execute(args: Args, common: &super::Common, config: &Config) -> anyhow::R
     let config = args.open.over(config);
     // A session that cannot be used is said before the model is loaded, or even made.
     let conversation = dialogue::begin(&args)?;
-    let source = source::resolve(&args.model, &config)?;
     let candidates = plugins::survey(&config);
     let interrupt = Interrupt::install()?;
     let console = Console::new(&args.model);
     let options = OpenOptions { context_length: args.context_length, ..args.open.options(&config) };
-    let model = open::open(&source, &options, &candidates, &config, &console, &interrupt.begin())?;
+    let (purpose, cancel) = (Purpose::Run(&options), interrupt.begin());
+    let obtain = Obtain { purpose, candidates: &candidates, config: &config, observer: &console, cancel: &cancel };
+    let source = obtain.source(&args.model)?;
+    let model = open::open(&source, &options, &candidates, &config, &console, &cancel)?;
     interrupt.end();
     console.clear();
     if !args.raw && !model.engine.info().chat_templates.contains_key("default") {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 fn describe_at(path: &Path, format: &str) -> Result<Description> {
     let home = path.parent().unwrap().join("home");
-    let config = Config::resolve(home, Origin::Default, ConfigFile::default(), &[]);
+    let config = Config::resolve(home, Origin::Default, ConfigFile::default(), &crate::config::Flags::default());
     let source = Source { path: path.into(), format: format.into(), name: "m".into(), hub: None };
     describe(&source, &config)
 }

@@ -118,7 +118,12 @@ mod tests {
 
     fn home() -> (tempfile::TempDir, Config) {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config::resolve(dir.path().to_owned(), Origin::Default, ConfigFile::default(), &[]);
+        let config = Config::resolve(
+            dir.path().to_owned(),
+            Origin::Default,
+            ConfigFile::default(),
+            &crate::config::Flags::default(),
+        );
         std::fs::create_dir_all(config.models_dir().join("loom")).unwrap();
         std::fs::write(config.models_dir().join("loom/config.json"), r#"{"quantization":{}}"#).unwrap();
         for file in ["loom.gguf", "foreign.gguf"] {

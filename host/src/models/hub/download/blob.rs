@@ -5,6 +5,8 @@ use super::Tell;
 use super::remote::{Failure, Remote, RemoteFile};
 use crate::error::{Error, Result};
 use pajamas_plugin_api::CancelToken;
+use sha1::Sha1;
+use sha2::digest::DynDigest;
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -13,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Bytes read at a time.
-const PIECE_BYTES: usize = 1 << 18;
+pub const PIECE_BYTES: usize = 1 << 18;
 /// Requests in a row that bring nothing before it is given up.
 const TRIES_MAX: u32 = 6;
 /// How often it is looked whether another process is done, and whether the user interrupted.
@@ -80,7 +82,7 @@ struct Download<'a> {
 struct Part {
     out: File,
     bytes: u64,
-    sum: Sha256,
+    sum: Box<dyn DynDigest + Send>,
 }
 
 impl Download<'_> {
@@ -89,8 +91,8 @@ impl Download<'_> {
         let mut damaged = false;
         loop {
             self.complete(&mut part)?;
-            let found = hexadecimal(part.sum.clone());
-            if !self.file.large || found == self.file.etag {
+            let found = hexadecimal(&part.sum.finalize_reset());
+            if found == self.file.etag {
                 return part.out.sync_all().map_err(Error::io("writing", self.partial));
             }
             self.restart(&mut part)?;
@@ -98,8 +100,10 @@ impl Download<'_> {
                 let _ = std::fs::remove_file(self.partial);
                 return Err(Error::Refused {
                     message: format!(
-                        "`{}` came twice with other contents than the hub promises: its SHA-256 is {found}, expected {}",
-                        self.file.name, self.file.etag
+                        "`{}` came twice with other contents than the hub promises: its {} is {found}, expected {}",
+                        self.file.name,
+                        if self.file.large { "SHA-256" } else { "SHA-1, as git counts it," },
+                        self.file.etag
                     ),
                     hint: "something between here and the hub changes it, a proxy perhaps; nothing was kept".into(),
                 });
@@ -111,7 +115,7 @@ impl Download<'_> {
     /// What an earlier download has left.
     fn part_so_far(&self) -> Result<Part> {
         let out = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(self.partial);
-        let mut part = Part { out: out.map_err(Error::io("opening", self.partial))?, bytes: 0, sum: Sha256::new() };
+        let mut part = Part { out: out.map_err(Error::io("opening", self.partial))?, bytes: 0, sum: self.new_sum() };
         let mut buffer = vec![0; PIECE_BYTES];
         loop {
             self.check()?;
@@ -159,7 +163,7 @@ impl Download<'_> {
     /// One request, and what it brings; none if it brought all that it promised.
     fn go_on(&self, part: &mut Part) -> Result<Option<Failure>> {
         self.check()?;
-        let (begins, mut body) = match self.remote.open(self.commit, self.file, part.bytes) {
+        let (begins, mut body) = match self.remote.open(self.commit, self.file, part.bytes, None) {
             Ok(answer) => answer,
             Err(failure) => return Ok(Some(failure)),
         };
@@ -195,8 +199,16 @@ impl Download<'_> {
         (self.tell)(-i64::try_from(part.bytes).unwrap_or(0));
         part.out.set_len(0).map_err(Error::io("writing", self.partial))?;
         part.out.seek(SeekFrom::Start(0)).map_err(Error::io("writing", self.partial))?;
-        (part.bytes, part.sum) = (0, Sha256::new());
+        (part.bytes, part.sum) = (0, self.new_sum());
         Ok(())
+    }
+
+    /// The sum that the hub names such a file by: git's for small ones.
+    fn new_sum(&self) -> Box<dyn DynDigest + Send> {
+        if self.file.large {
+            return Box::new(Sha256::new());
+        }
+        Box::new(Sha1::new_with_prefix(format!("blob {}\0", self.file.size)))
     }
 
     fn check(&self) -> Result<()> {
@@ -223,8 +235,8 @@ pub(super) fn pause(time: Duration, cancel: &CancelToken) -> Result<()> {
     }
 }
 
-fn hexadecimal(sum: Sha256) -> String {
-    sum.finalize().iter().fold(String::new(), |mut text, byte| {
+fn hexadecimal(sum: &[u8]) -> String {
+    sum.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
     })

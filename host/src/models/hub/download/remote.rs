@@ -145,13 +145,22 @@ impl Remote {
         Ok(Listing { commit: info.sha, files })
     }
 
-    /// The bytes of `file` of `commit`, from byte `from` on where the server can; and the byte that they begin with.
+    /// The bytes of `file` of `commit`, from byte `from` on where the server can, so many of them or all to the end; and the
+    /// byte that they begin with.
     ///
     /// # Errors
     /// As [`Remote::listing`].
-    pub fn open(&self, commit: &str, file: &RemoteFile, from: u64) -> Result<(u64, Box<dyn Read + Send>), Failure> {
+    pub fn open(
+        &self,
+        commit: &str,
+        file: &RemoteFile,
+        from: u64,
+        length: Option<u64>,
+    ) -> Result<(u64, Box<dyn Read + Send>), Failure> {
         let url = format!("{}/{}/resolve/{commit}/{}", self.endpoint, self.id, escaped(&file.name));
-        let response = self.get(&url, (from > 0).then_some(from))?;
+        let end = length.map_or(String::new(), |length| (from + length.max(1) - 1).to_string());
+        let range = (from > 0 || length.is_some()).then(|| format!("bytes={from}-{end}"));
+        let response = self.get(&url, range.as_deref())?;
         let begins = match response.status() {
             StatusCode::OK => 0,
             StatusCode::PARTIAL_CONTENT => {
@@ -167,14 +176,14 @@ impl Remote {
         Ok((begins, Box::new(response.into_body().into_reader())))
     }
 
-    fn get(&self, url: &str, from: Option<u64>) -> Result<Response<ureq::Body>, Failure> {
+    fn get(&self, url: &str, range: Option<&str>) -> Result<Response<ureq::Body>, Failure> {
         // Parts of a compressed body are no parts of the file.
         let mut request = self.agent.get(url).header(header::ACCEPT_ENCODING, "identity");
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        if let Some(from) = from {
-            request = request.header(header::RANGE, format!("bytes={from}-"));
+        if let Some(range) = range {
+            request = request.header(header::RANGE, range);
         }
         request.call().map_err(|error| passing(&error))
     }

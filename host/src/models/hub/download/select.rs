@@ -58,7 +58,7 @@ pub fn select(reference: &str, files: &[RemoteFile], named: Option<&str>) -> Res
                 ggufs.len(),
                 super::super::listed(ggufs.iter().map(|file| file.name.clone()))
             ),
-            format!("name one of them: `--file {}`", first.name),
+            format!("fetch one of them: `pajamas models pull {reference} --file {}`", first.name),
         )),
     }
 }
@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(names(&two, Some("q4-00002-of-00002.gguf")).unwrap(), two[1..3]);
         assert_eq!(names(&two, Some("q8.gguf")).unwrap(), ["q8.gguf"]);
         let several = names(&two, None).unwrap_err();
-        assert!(several.to_string().contains("3 GGUF files") && several.hint().unwrap().contains("--file q4"));
+        assert!(several.to_string().contains("3 GGUF files") && several.hint().unwrap().contains("pull a/b --file q4"));
         let slip = names(&two, Some("q8.ggu")).unwrap_err();
         assert_eq!(slip.hint().unwrap(), "did you mean `q8.gguf`?");
         assert!(names(&["config.json", "pytorch_model.bin"], None).unwrap_err().to_string().contains("pickles"));
