@@ -25,16 +25,30 @@ impl Slots {
     /// The slot for `session` and whether it may keep its tokens: its own one, else the one without a session, else the
     /// one least recently used. A request without a session keeps nothing.
     pub fn assign(&mut self, session: Option<u64>) -> (usize, bool) {
+        self.assign_free(session, &|_| true).unwrap_or((0, false))
+    }
+
+    /// As [`Self::assign`], among the slots that are `free`; none where the session's own one is not, or no slot is.
+    pub fn assign_free(&mut self, session: Option<u64>, free: &dyn Fn(usize) -> bool) -> Option<(usize, bool)> {
+        let own = self.of(session);
+        let index = match own {
+            Some(own) => Some(own).filter(|own| free(*own)),
+            None => {
+                let by_age = |(_, slot): &(usize, &Slot)| (slot.session.is_some(), slot.last_used);
+                let slots = self.slots.iter().enumerate().filter(|(index, _)| free(*index));
+                slots.min_by_key(by_age).map(|(index, _)| index)
+            }
+        }?;
         self.clock += 1;
-        let own = session.and_then(|id| self.slots.iter().position(|slot| slot.session == Some(id)));
-        let index = own.unwrap_or_else(|| {
-            let by_age = |(_, slot): &(usize, &Slot)| (slot.session.is_some(), slot.last_used);
-            self.slots.iter().enumerate().min_by_key(by_age).map_or(0, |(index, _)| index)
-        });
         let slot = &mut self.slots[index];
         slot.session = session;
         slot.last_used = self.clock;
-        (index, own.is_some())
+        Some((index, own.is_some()))
+    }
+
+    /// The slot of `session`, if it has one.
+    pub fn of(&self, session: Option<u64>) -> Option<usize> {
+        session.and_then(|id| self.slots.iter().position(|slot| slot.session == Some(id)))
     }
 
     /// The tokens that slot `index` holds.
@@ -89,6 +103,18 @@ mod tests {
         let (b, _) = slots.assign(None);
         assert_ne!(a, b);
         assert_eq!(slots.assign(None), (b, false));
+        assert_eq!(slots.assign(Some(1)), (a, true));
+    }
+
+    #[test]
+    fn a_slot_that_is_taken_is_not_given_away() {
+        let mut slots = Slots::new(2);
+        let (a, _) = slots.assign(Some(1));
+        let free = move |slot| slot != a;
+        assert_eq!(slots.assign_free(Some(1), &free), None, "its own slot is taken");
+        let (b, kept) = slots.assign_free(Some(2), &free).unwrap();
+        assert!(a != b && !kept);
+        assert_eq!(slots.assign_free(None, &|_| false), None);
         assert_eq!(slots.assign(Some(1)), (a, true));
     }
 

@@ -27,6 +27,14 @@ pub(crate) struct Engine {
     pub(super) rows_max: usize,
 }
 
+/// What is decoded of one slot: the tokens behind those that it holds.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'a> {
+    pub(super) slot: usize,
+    pub(super) tokens: &'a [u32],
+    pub(super) rows: Rows,
+}
+
 /// Which rows of logits a batch is to give.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Rows {
@@ -106,8 +114,14 @@ impl Engine {
     }
 
     /// Puts `session` into a slot that holds nothing but a prefix of `prompt`; gives the slot and the prefix's length.
-    pub(super) fn take_slot(&mut self, session: Option<u64>, prompt: &[u32]) -> (usize, usize) {
-        let (slot, keep) = self.slots.assign(session);
+    /// None where no slot that is `free` is for the session.
+    pub(super) fn take_slot(
+        &mut self,
+        session: Option<u64>,
+        prompt: &[u32],
+        free: &dyn Fn(usize) -> bool,
+    ) -> Option<(usize, usize)> {
+        let (slot, keep) = self.slots.assign_free(session, free)?;
         let mut cached = if keep { self.slots.common_prefix(slot, prompt) } else { 0 };
         // SAFETY: the context is valid, the slot is one of its sequences; this only reads.
         let oldest = unsafe { sys::llama_memory_seq_pos_min(self.memory(), sequence(slot)) };
@@ -116,7 +130,7 @@ impl Engine {
             cached = 0;
         }
         let cached = self.truncate(slot, cached);
-        (slot, cached)
+        Some((slot, cached))
     }
 
     /// Decodes `tokens` at the end of `slot`. At most `batch_tokens_max` of them, and `rows_max` with `Rows::All`.
@@ -124,22 +138,32 @@ impl Engine {
     /// # Errors
     /// `Cancelled`, `OutOfMemory`, `Other`. The slot then holds what it held before, or nothing.
     pub(super) fn decode(&mut self, slot: usize, tokens: &[u32], rows: Rows) -> Result<()> {
-        debug_assert!(tokens.len() <= self.batch_tokens_max);
-        if tokens.is_empty() {
+        self.decode_together(&[Part { slot, tokens, rows }])
+    }
+
+    /// As [`Self::decode`], for several slots at a time; the limits are for all of them together.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub(super) fn decode_together(&mut self, parts: &[Part<'_>]) -> Result<()> {
+        let held: Vec<usize> = parts.iter().map(|part| self.slots.tokens(part.slot).len()).collect();
+        let batch = self.batch.fill(parts, &held);
+        debug_assert!(batch.n_tokens as usize <= self.batch_tokens_max);
+        if batch.n_tokens == 0 {
             return Ok(());
         }
-        let held = self.slots.tokens(slot).len();
-        let batch = self.batch.fill(slot, held, tokens, rows);
         let context = self.context.as_ptr();
         // SAFETY: the batch's arrays have `n_tokens` entries and live in `self.batch` during the call; the ids were
         // checked against the vocabulary, and `&mut self` keeps everybody else out of the context.
         let (status, lines) = log::capture(|| unsafe { sys::llama_decode(context, batch) });
         if status == 0 {
-            self.slots.extend(slot, tokens);
+            parts.iter().for_each(|part| self.slots.extend(part.slot, part.tokens));
             return Ok(());
         }
         // Some of the batch may be in the cache. What cannot be taken out again goes with the whole slot.
-        self.truncate(slot, held);
+        for (part, held) in parts.iter().zip(held) {
+            self.truncate(part.slot, held);
+        }
         let mut error = match status {
             2 => return Err(Error::cancelled()),
             1 => Error::new(ErrorKind::ContextOverflow, "llama.cpp found no room in the KV cache"),
@@ -240,33 +264,37 @@ struct Batch {
     tokens: Vec<sys::llama_token>,
     positions: Vec<sys::llama_pos>,
     sequence_counts: Vec<i32>,
-    sequence: Box<sys::llama_seq_id>,
+    /// One for each part.
+    ids: Vec<sys::llama_seq_id>,
     sequences: Vec<*mut sys::llama_seq_id>,
     outputs: Vec<i8>,
 }
 
-// SAFETY: the pointers in `sequences` point to `sequence`, which moves along with them on the heap.
+// SAFETY: the pointers in `sequences` point into `ids`, whose elements stay where they are when both are moved.
 unsafe impl Send for Batch {}
 
 impl Batch {
-    /// A batch of `tokens` from position `first` on, valid until the next call.
-    fn fill(&mut self, slot: usize, first: usize, tokens: &[u32], rows: Rows) -> sys::llama_batch {
-        let count = tokens.len();
-        *self.sequence = sequence(slot);
-        let sequence: *mut sys::llama_seq_id = &raw mut *self.sequence;
+    /// A batch of `parts`, each behind the `held` tokens of its slot, valid until the next call.
+    fn fill(&mut self, parts: &[Part<'_>], held: &[usize]) -> sys::llama_batch {
+        self.ids.clear();
+        self.ids.extend(parts.iter().map(|part| sequence(part.slot)));
         self.tokens.clear();
-        self.tokens.extend(tokens.iter().map(|id| id.cast_signed()));
         self.positions.clear();
-        self.positions.extend((first..first + count).map(|position| i32::try_from(position).unwrap_or(i32::MAX)));
+        self.sequences.clear();
+        self.outputs.clear();
+        for ((part, held), id) in parts.iter().zip(held).zip(&mut self.ids) {
+            let count = part.tokens.len();
+            self.tokens.extend(part.tokens.iter().map(|id| id.cast_signed()));
+            self.positions.extend((*held..held + count).map(|position| i32::try_from(position).unwrap_or(i32::MAX)));
+            self.sequences.resize(self.sequences.len() + count, &raw mut *id);
+            self.outputs.resize(self.outputs.len() + count, i8::from(part.rows == Rows::All));
+            if let (Rows::Last, 1.., Some(last)) = (part.rows, count, self.outputs.last_mut()) {
+                *last = 1;
+            }
+        }
+        let count = self.tokens.len();
         self.sequence_counts.clear();
         self.sequence_counts.resize(count, 1);
-        self.sequences.clear();
-        self.sequences.resize(count, sequence);
-        self.outputs.clear();
-        self.outputs.resize(count, i8::from(rows == Rows::All));
-        if let (Rows::Last, Some(last)) = (rows, self.outputs.last_mut()) {
-            *last = 1;
-        }
         sys::llama_batch {
             n_tokens: i32::try_from(count).expect("a batch has at most 65536 tokens"),
             token: self.tokens.as_mut_ptr(),

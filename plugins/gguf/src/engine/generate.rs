@@ -1,81 +1,68 @@
 //! Generation and logits: the loops that turn tokens into batches and batches into tokens or rows.
 
+use super::batcher::Batcher;
 use super::context::{Engine, Rows};
 use super::vocab::Vocab;
 use pajamas_plugin_api::{CancelToken, Error, GenerateRequest, Result, Sampler, Token, TokenSink, log_probabilities};
 use std::ops::ControlFlow;
 
+/// Processes `prompt` (not empty, shorter than `context_length`, ids inside the vocabulary) and generates.
+///
+/// # Errors
+/// `Cancelled` and those of decoding.
+pub(super) fn generate(
+    batcher: &Batcher,
+    vocab: &Vocab,
+    prompt: &[u32],
+    context_length: usize,
+    request: &GenerateRequest,
+    sink: &mut TokenSink<'_>,
+) -> Result<()> {
+    let cancel = sink.cancel_token().clone();
+    let mut seat = batcher.seat(request.session, prompt, &cancel)?;
+    sink.prompt_started(count(prompt.len()), count(seat.cached));
+    let mut done = seat.cached;
+    loop {
+        let end = prompt.len().min(done + seat.tokens_max());
+        if end == prompt.len() {
+            break;
+        }
+        seat.step(&prompt[done..end], Rows::None, &cancel)?;
+        done = end;
+        sink.prompt_progress(count(done));
+        if sink.is_cancelled() {
+            return Err(Error::cancelled());
+        }
+    }
+    let mut logits = seat.step(&prompt[done..], Rows::Last, &cancel)?;
+    sink.prompt_progress(count(prompt.len()));
+    let mut sampler = Sampler::new(&request.sampling);
+    for id in prompt {
+        sampler.accept(*id);
+    }
+    let mut held = prompt.len();
+    loop {
+        let id = sampler.sample(logits);
+        let (logprob, top) = if request.top_logprobs > 0 {
+            let (logprob, top) = log_probabilities(logits, id, request.top_logprobs as usize);
+            (Some(logprob), top)
+        } else {
+            (None, Vec::new())
+        };
+        sampler.accept(id);
+        if sink.token(Token { id, bytes: vocab.piece(id), logprob, top }).is_break() {
+            return Ok(());
+        }
+        if held >= context_length {
+            sink.context_full();
+            return Ok(());
+        }
+        logits = seat.step(&[id], Rows::Last, &cancel)?;
+        held += 1;
+    }
+}
+
 impl Engine {
-    /// Processes `prompt` (not empty, shorter than `context_length`, ids inside the vocabulary) and generates.
-    ///
-    /// # Errors
-    /// `Cancelled` and those of `decode`.
-    pub(super) fn generate(
-        &mut self,
-        vocab: &Vocab,
-        prompt: &[u32],
-        context_length: usize,
-        request: &GenerateRequest,
-        sink: &mut TokenSink<'_>,
-    ) -> Result<()> {
-        let (slot, cached) = self.take_slot(request.session, prompt);
-        sink.prompt_started(count(prompt.len()), count(cached));
-        let _watch = self.watch(sink.cancel_token().clone());
-        let mut last_row = self.process_prompt(slot, prompt, cached, sink)?;
-        let mut sampler = Sampler::new(&request.sampling);
-        for id in prompt {
-            sampler.accept(*id);
-        }
-        loop {
-            let token = {
-                let logits = self.logits(last_row)?;
-                let id = sampler.sample(logits);
-                let (logprob, top) = if request.top_logprobs > 0 {
-                    let (logprob, top) = log_probabilities(logits, id, request.top_logprobs as usize);
-                    (Some(logprob), top)
-                } else {
-                    (None, Vec::new())
-                };
-                Token { id, bytes: vocab.piece(id), logprob, top }
-            };
-            let id = token.id;
-            sampler.accept(id);
-            if sink.token(token).is_break() {
-                return Ok(());
-            }
-            if self.slots.tokens(slot).len() >= context_length {
-                sink.context_full();
-                return Ok(());
-            }
-            self.decode(slot, &[id], Rows::Last)?;
-            last_row = 0;
-        }
-    }
-
-    /// Decodes what of `prompt` is not cached; gives the index of the last token in the last batch.
-    fn process_prompt(
-        &mut self,
-        slot: usize,
-        prompt: &[u32],
-        cached: usize,
-        sink: &mut TokenSink<'_>,
-    ) -> Result<usize> {
-        let mut done = cached;
-        let mut last_row = 0;
-        while done < prompt.len() {
-            if sink.is_cancelled() {
-                return Err(Error::cancelled());
-            }
-            let end = prompt.len().min(done + self.batch_tokens_max);
-            let rows = if end == prompt.len() { Rows::Last } else { Rows::None };
-            self.decode(slot, &prompt[done..end], rows)?;
-            last_row = end - done - 1;
-            done = end;
-            sink.prompt_progress(count(done));
-        }
-        Ok(last_row)
-    }
-
     /// Gives `rows` the logits after each of `tokens` (ids inside the vocabulary, not more than fit) from `first_row` on.
     ///
     /// # Errors
@@ -87,7 +74,22 @@ impl Engine {
         rows: &mut dyn FnMut(usize, &[f32]) -> ControlFlow<()>,
         cancel: &CancelToken,
     ) -> Result<()> {
-        let (slot, _) = self.take_slot(None, tokens);
+        let (slot, _) = self.take_slot(None, tokens, &|_| true).unwrap_or_default();
+        self.rows_of(slot, tokens, first_row, rows, cancel)
+    }
+
+    /// As [`Self::rows`], in `slot`, which holds nothing before and after.
+    ///
+    /// # Errors
+    /// As [`Self::rows`].
+    pub(super) fn rows_of(
+        &mut self,
+        slot: usize,
+        tokens: &[u32],
+        first_row: usize,
+        rows: &mut dyn FnMut(usize, &[f32]) -> ControlFlow<()>,
+        cancel: &CancelToken,
+    ) -> Result<()> {
         let _watch = self.watch(cancel.clone());
         let outcome = self.rows_in(slot, tokens, first_row, rows, cancel);
         self.truncate(slot, 0);

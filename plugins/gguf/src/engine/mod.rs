@@ -10,11 +10,12 @@
 //! | `vocab`, `info`, `memory` | what a loaded model knows and takes |
 //! | `placement` | how much of a model fits on the GPUs |
 //! | `forecast` | what a model would take, without loading it |
-//! | `queue` | who uses the context, and when |
+//! | `batcher` | who uses the context, and when: several callers' tokens in one batch |
 //! | `context`, `generate` | decoding, and the loops around it |
 //! | `devices` | what ggml can compute on |
 //! | `model` | all of it as the plugin API's `Model` |
 
+mod batcher;
 pub(crate) mod context;
 pub mod devices;
 mod forecast;
@@ -26,7 +27,6 @@ mod memory;
 mod model;
 pub(crate) mod options;
 mod placement;
-mod queue;
 pub(crate) mod source;
 mod stream;
 pub(crate) mod vocab;

@@ -1,12 +1,13 @@
 //! A model in llama.cpp, as the plugin API's `Model`.
 
+use super::batcher::Batcher;
 use super::context::Engine;
+use super::generate;
 use super::handle::ModelHandle;
 use super::info::{model_info, trained_context};
 use super::memory;
 use super::options::Settings;
 use super::placement;
-use super::queue::Queue;
 use super::source::Source;
 use super::vocab::Vocab;
 use llama_cpp_sys_2 as sys;
@@ -17,12 +18,13 @@ use pajamas_plugin_api::{
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// A loaded model with its context. Requests are served one after another; each may keep its KV cache in a slot.
+/// A loaded model with its context. As many requests as it has slots are served at a time, their tokens in one batch; each
+/// may keep its KV cache in its slot.
 pub struct GgufModel {
     info: ModelInfo,
     memory: MemoryUsage,
     vocab: Vocab,
-    engine: Queue<Engine>,
+    batcher: Batcher,
 }
 
 impl GgufModel {
@@ -65,7 +67,7 @@ impl GgufModel {
         let kv_forecast = memory::kv_cache_bytes(&model, settings, context_length);
         let (engine, lines) = Engine::new(model, settings, context_length, vocab.count(), None)?;
         let memory = memory::usage(info.size_bytes, kv_forecast, &lines);
-        Ok(Self { info, memory, vocab, engine: Queue::new(engine, Engine::forget) })
+        Ok(Self { info, memory, vocab, batcher: Batcher::new(engine, settings.slots as usize) })
     }
 }
 
@@ -80,8 +82,7 @@ impl Model for GgufModel {
         if prompt.len() >= context_length {
             return Err(Error::context_overflow("a prompt", prompt.len(), self.info.context_length));
         }
-        let mut engine = self.engine.acquire(sink.cancel_token())?;
-        engine.generate(&self.vocab, &prompt, context_length, request, sink)
+        generate::generate(&self.batcher, &self.vocab, &prompt, context_length, request, sink)
     }
 
     fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
@@ -107,7 +108,8 @@ impl Model for GgufModel {
         if first_row >= tokens.len() {
             return Ok(());
         }
-        self.engine.acquire(cancel)?.rows(tokens, first_row, rows, cancel)
+        let mut seat = self.batcher.seat(None, &[], cancel)?;
+        seat.alone(cancel, |engine, slot| engine.rows_of(slot, tokens, first_row, rows, cancel))
     }
 
     fn memory_usage(&self) -> MemoryUsage {

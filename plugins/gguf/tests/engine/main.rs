@@ -227,6 +227,98 @@ fn a_waiting_request_can_be_cancelled() {
 }
 
 #[test]
+fn eight_at_a_time_each_get_their_own_answer_and_one_that_stops_leaves_the_others() {
+    let countries = ["France", "Italy", "Spain", "Japan", "Germany", "Egypt", "Peru", "Norway"];
+    let question = |country: &str| chat(&format!("What is the capital of {country}?"));
+    let model = load(&LoadRequest { parallel_slots: 8, ..request("F32") });
+    let alone: Vec<_> = countries.map(|country| ask(&model, &question(country)).expect("it answers").0).into();
+    assert!(alone[0].contains("Paris") && alone[1].contains("Rome"), "{alone:?}");
+    let start = std::sync::Barrier::new(9);
+    std::thread::scope(|scope| {
+        // One that would go on for long is cancelled in the middle of it.
+        let stopped = Arc::new(AtomicBool::new(false));
+        let long = GenerateRequest { max_tokens: 100_000, ignore_eos: true, ..question("Chile") };
+        let (flag, model, start) = (Arc::clone(&stopped), &model, &start);
+        let cancelled = scope.spawn(move || {
+            start.wait();
+            let mut tokens = 0;
+            ask_with(model, &long, CancelToken::from_flag(Arc::clone(&flag)), &mut |event| {
+                tokens += u32::from(matches!(event, Event::Token { .. }));
+                flag.store(tokens >= 5, Ordering::Relaxed);
+                ControlFlow::Continue(())
+            })
+        });
+        let answers: Vec<_> = countries
+            .iter()
+            .map(|country| {
+                let request = question(country);
+                scope.spawn(move || {
+                    start.wait();
+                    (0..3).map(|_| ask(model, &request).expect("it answers").0).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        for (answers, expected) in answers.into_iter().zip(&alone) {
+            assert_eq!(answers.join().expect("no panic"), [expected.as_str(); 3]);
+        }
+        let (_, stats) = cancelled.join().expect("no panic").expect("what came is kept");
+        assert_eq!(stats.finish_reason, FinishReason::Cancelled);
+        assert!((5..100).contains(&stats.generated_tokens), "{stats:?}");
+    });
+}
+
+#[test]
+fn who_is_slow_to_take_a_token_does_not_hold_up_the_others() {
+    let model = load(&LoadRequest { parallel_slots: 2, ..request("Q8_0") });
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let (model, done) = (&model, &done);
+        let slow = scope.spawn(move || {
+            let request = GenerateRequest { ignore_eos: true, max_tokens: 1000, ..chat(QUESTION) };
+            ask_with(model, &request, CancelToken::never(), &mut |event| {
+                // Holds its first token until the other has its whole answer.
+                while matches!(event, Event::Token { .. }) && !done.load(Ordering::Relaxed) {
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+                if matches!(event, Event::Token { .. }) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })
+        });
+        let (text, _) = ask(model, &chat(QUESTION)).expect("it answers");
+        done.store(true, Ordering::Relaxed);
+        assert!(text.contains("Paris"), "{text}");
+        assert_eq!(slow.join().expect("no panic").expect("stopped").1.generated_tokens, 1);
+    });
+}
+
+#[test]
+fn long_prompts_and_sessions_share_the_context() {
+    let model = load(&LoadRequest { parallel_slots: 3, ..request("F32") });
+    let mut long = chat(QUESTION);
+    let text = "The sky is blue. ".repeat(150);
+    long.prompt = Prompt::Tokens(model.tokenize(&text, true, false).expect("a text"));
+    long.max_tokens = 8;
+    let expected = ask(&model, &long).expect("it goes on").0;
+    let first = ask(&model, &GenerateRequest { session: Some(7), ..chat(QUESTION) }).expect("it answers").0;
+    std::thread::scope(|scope| {
+        let (model, long, expected, first) = (&model, &long, &expected, &first);
+        // More than there are slots, two of them in the same session.
+        let all: Vec<_> = (0..6)
+            .map(|number| {
+                scope.spawn(move || match number {
+                    0 | 1 => {
+                        let request = GenerateRequest { session: Some(7), ..chat(QUESTION) };
+                        let (text, stats) = ask(model, &request).expect("it answers");
+                        assert!(&text == first && stats.cached_tokens > 0, "{text}: {stats:?}");
+                    }
+                    _ => assert_eq!(&ask(model, long).expect("it goes on").0, expected),
+                })
+            })
+            .collect();
+        all.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    });
+}
+
+#[test]
 fn a_prompt_that_does_not_fit_is_an_error_and_a_full_context_is_not() {
     let model = load(&LoadRequest { context_length: Some(40), ..request("F32") });
     assert_eq!(model.info().context_length, 40);
