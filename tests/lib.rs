@@ -101,6 +101,8 @@ impl Home {
             command.env_remove(name);
         }
         command.env("PAJAMAS_HOME", self.path()).env("HF_HOME", self.path().join("huggingface"));
+        // No test asks a real hub.
+        command.env("HF_HUB_OFFLINE", "1");
         command.args(args).stdin(Stdio::null());
         command
     }

@@ -29,7 +29,7 @@ fn weights_bytes() -> u64 {
 
 fn command(home: &Home, hub: &Hub, args: &[&str]) -> Command {
     let mut command = home.command(args);
-    command.env("HF_ENDPOINT", &hub.endpoint);
+    command.env("HF_ENDPOINT", &hub.endpoint).env_remove("HF_HUB_OFFLINE");
     command
 }
 
@@ -183,8 +183,10 @@ fn each_refusal_has_its_reason_and_what_is_busy_is_asked_again() {
     first(&[(429, "retry-after: 1\r\n"), (503, ""), (500, "")]);
     pull(&home, &hub).succeeded();
     is_whole(&home);
-    let unreachable = home.command(["models", "pull", "acme/new"]).env("HF_ENDPOINT", "http://127.0.0.1:9").output();
-    Run::from(unreachable.unwrap()).failed_with("the hub cannot be reached", "--offline");
+    for args in [["models", "pull", "acme/new"].as_slice(), &["run", "acme/new", "-p", "x"]] {
+        let unreachable = command(&home, &hub, args).env("HF_ENDPOINT", "http://127.0.0.1:9").output();
+        Run::from(unreachable.unwrap()).failed_with("the hub cannot be reached", "--offline");
+    }
 }
 
 #[test]

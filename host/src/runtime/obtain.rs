@@ -217,11 +217,12 @@ fn offline(error: Error, config: &Config) -> Error {
 
 /// What is neither here nor on the hub may be either's slip.
 fn both(here: Error, there: Error) -> Error {
-    let (Error::ModelNotFound { hint: near, reason: here, .. }, Error::ModelNotFound { reference, reason, hint }) =
-        (here, &there)
-    else {
-        return there;
+    let Error::ModelNotFound { reference, reason: here, hint: near } = here else { return there };
+    let (reason, hint) = match there {
+        Error::ModelNotFound { reason, hint, .. } => (format!("on the hub: {reason}"), hint),
+        Error::Refused { message, hint } if message.starts_with(download::UNREACHABLE) => (message, hint),
+        there => return there,
     };
-    let hint = if near.starts_with("did you mean") { near } else { hint.clone() };
-    Error::ModelNotFound { reference: reference.clone(), reason: format!("{here}; on the hub: {reason}"), hint }
+    let hint = if near.starts_with("did you mean") { near } else { hint };
+    Error::ModelNotFound { reference, reason: format!("{here}; {reason}"), hint }
 }

@@ -142,6 +142,7 @@ impl Download<'_> {
             let (reason, wait) = match failure {
                 Failure::Final(error) => return Err(error),
                 Failure::Passing { reason, wait } => (reason, wait),
+                Failure::Unreachable(reason) => (reason, None),
             };
             tries = if part.bytes > furthest { 1 } else { tries + 1 };
             furthest = furthest.max(part.bytes);

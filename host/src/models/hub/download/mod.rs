@@ -21,6 +21,8 @@ use std::time::Instant;
 
 /// Files that are fetched at the same time.
 const AT_ONCE: usize = 4;
+/// How the message begins where there is no answer from the hub.
+pub const UNREACHABLE: &str = "the hub cannot be reached";
 /// Requests for the same thing before it is given up.
 const TRIES_MAX: u32 = 5;
 
@@ -210,11 +212,16 @@ fn patiently<T>(cancel: &CancelToken, ask: impl Fn() -> Result<T, Failure>) -> R
             Ok(answer) => return Ok(answer),
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::Passing { reason, wait }) => (reason, wait),
+            Err(Failure::Unreachable(reason)) => {
+                // Whoever has no network should not have to wait long to hear of it.
+                tries += 1;
+                (reason, None)
+            }
         };
         tries += 1;
         if tries >= TRIES_MAX {
             return Err(Error::Refused {
-                message: format!("the hub cannot be reached: {reason}"),
+                message: format!("{UNREACHABLE}: {reason}"),
                 hint: "look at the network, HTTPS_PROXY and HF_ENDPOINT; `--offline` uses only what is in the cache"
                     .into(),
             });

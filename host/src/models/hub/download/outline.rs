@@ -64,7 +64,9 @@ impl Ahead<'_> {
             return Header::begin(file, path).and_then(|header| header.write(&mut piece)).map_err(
                 |failure| match failure {
                     Failure::Final(error) => error,
-                    Failure::Passing { reason, .. } => Error::io("reading", &whole)(std::io::Error::other(reason)),
+                    Failure::Passing { reason, .. } | Failure::Unreachable(reason) => {
+                        Error::io("reading", &whole)(std::io::Error::other(reason))
+                    }
                 },
             );
         }

@@ -50,6 +50,8 @@ pub enum Failure {
         /// How long the server wants to be left alone.
         wait: Option<Duration>,
     },
+    /// There was nobody to ask, for this reason.
+    Unreachable(String),
 }
 
 /// A model on the hub, or on a server that behaves like it.
@@ -185,7 +187,12 @@ impl Remote {
         if let Some(range) = range {
             request = request.header(header::RANGE, range);
         }
-        request.call().map_err(|error| passing(&error))
+        request.call().map_err(|error| match error {
+            ureq::Error::HostNotFound | ureq::Error::ConnectionFailed | ureq::Error::Io(_) => {
+                Failure::Unreachable(error.to_string())
+            }
+            error => passing(&error),
+        })
     }
 
     /// What a status that is no success means.
