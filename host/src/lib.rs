@@ -22,6 +22,7 @@ pub mod models;
 pub mod pipeline;
 pub mod plugins;
 pub mod runtime;
+pub mod search;
 pub mod text;
 pub mod users;
 pub mod validate;

@@ -35,5 +35,6 @@ mod plugin_template;
 mod pulling;
 mod quality;
 mod quantizing;
+mod searching;
 mod terminal;
 mod validating;

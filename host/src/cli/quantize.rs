@@ -11,6 +11,7 @@ use crate::models::{format, source};
 use crate::pipeline::{self, Artifact, QuantizeOptions};
 use crate::runtime::obtain::{Obtain, Purpose};
 use crate::runtime::open::{Observer, OpenOptions};
+use crate::search::{self, Goal, Trial};
 use crate::validate::text::Text;
 use crate::validate::{self, Host, Report, ValidateOptions};
 use pajamas_plugin_api::CancelToken;
@@ -47,8 +48,12 @@ pub struct Args {
     /// The artifact's name without extension [default: <model>-<method>, for a folder <model>-<format>-<method>].
     #[arg(short, long)]
     name: Option<String>,
+    /// Find the best method that makes it at most this large, by measuring: `6GiB`, `500MB` (GGUF). Without `--method`,
+    /// `--max-kld` likewise finds the smallest that is good enough; with both, that must also fit.
+    #[arg(long, value_name = "SIZE", value_parser = bytes, conflicts_with_all = ["method", "bits", "no_validate"])]
+    fit: Option<u64>,
     /// Say what would be made, tensor by tensor, and write nothing (GGUF).
-    #[arg(long, conflicts_with_all = ["validate", "text", "max_degradation", "max_kld"])]
+    #[arg(long, conflicts_with_all = ["validate", "text", "max_degradation", "max_kld", "fit"])]
     dry_run: bool,
     #[command(flatten)]
     tuning: TuningArgs,
@@ -137,13 +142,56 @@ impl TuningArgs {
 struct Outcome {
     #[serde(flatten)]
     artifact: Artifact,
+    /// What was tried to find it; none where the method was named.
+    search: Option<Search>,
     /// How good it is; none if that was not measured.
     validation: Option<Report>,
     /// Why it was not measured; empty when it was.
     not_validated: String,
 }
 
+#[derive(Debug, Serialize)]
+struct Search {
+    reason: String,
+    trials: Vec<Trial>,
+}
+
+/// A size as people write it, in bytes: `6GiB`, `500 MB`, `4.5G`.
+fn bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
+    let unit = match text[digits.len()..].trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "tb" => 1e12,
+        "k" | "kib" => 1024.0,
+        "m" | "mib" => 1_048_576.0,
+        "g" | "gib" => 1_073_741_824.0,
+        "t" | "tib" => 1_099_511_627_776.0,
+        _ => f64::NAN,
+    };
+    let value = digits.parse::<f64>().unwrap_or(f64::NAN) * unit;
+    if value.is_finite() && value >= 1.0 {
+        Ok(value as u64)
+    } else {
+        Err("expected a size, as in `6GiB` or `500MB`".into())
+    }
+}
+
 impl Args {
+    /// What is to be searched for, where no method is named and a size or a divergence is.
+    fn goal(&self) -> Option<Goal> {
+        let max_kld = self.limits.limits().max_kld;
+        let named = self.method.is_some() || self.bits.is_some();
+        (self.fit.is_some() || (max_kld.is_some() && !named)).then(|| Goal {
+            max_bytes: self.fit,
+            max_kld,
+            text: self.text.clone().map(Text::File),
+            tokens: self.tokens,
+        })
+    }
+
     /// Whether the user wants a measurement or an error.
     fn must_validate(&self) -> bool {
         self.validate || self.text.is_some() || self.limits.given()
@@ -162,6 +210,7 @@ impl Args {
             output_dir: self.output.clone(),
             name: self.name.clone(),
             options: self.set.iter().cloned().chain(group_size).chain(tuning).collect(),
+            evidence: None,
         })
     }
 }
@@ -186,13 +235,23 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
     let purpose = Purpose::Quantize(&options);
     let obtain = Obtain { purpose, candidates: &candidates, config, observer: &console, cancel: &cancel };
     let source = obtain.source(&args.model)?;
+    let host = Host { candidates: &candidates, config, observer: &console };
+    let (options, search) = match args.goal() {
+        None => (options, None),
+        Some(goal) => {
+            let found = search::search(&source, &goal, &options, &host, &cancel)?;
+            (found.options.clone(), Some(found))
+        }
+    };
     let artifact = pipeline::quantize(&source, &options, &candidates, config, &progress, &cancel)?;
     console.clear();
     if !common.json {
         summarize(&artifact, &args.model);
+        if let Some(found) = &search {
+            output::say(&format!("  chosen because {}", found.reason));
+        }
     }
     let path = artifact.path.display().to_string();
-    let host = Host { candidates: &candidates, config, observer: &console };
     let measured = if args.no_validate || !(config.validate || args.must_validate()) {
         Ok(Err("it was not asked for".to_owned()))
     } else {
@@ -205,7 +264,8 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
         // Whatever became of the measurement, the model is there.
         Err(error) => (None, error.to_string(), Some(error)),
     };
-    let outcome = Outcome { artifact, validation, not_validated };
+    let search = search.map(|found| Search { reason: found.reason, trials: found.trials });
+    let outcome = Outcome { artifact, search, validation, not_validated };
     if common.json {
         output::json(&outcome)?;
     } else {
@@ -245,6 +305,7 @@ fn measure(
         window: None,
         limits: args.limits.limits(),
         made_now: true,
+        stop_at: None,
     };
     let made = Source { path: artifact.path.clone(), format: artifact.format.clone(), hub: None, ..source.clone() };
     // The backend that the user prefers may run other formats only.

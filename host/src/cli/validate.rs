@@ -123,6 +123,7 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
         window: args.window,
         limits: args.limits.limits(),
         made_now: false,
+        stop_at: None,
     };
     let host = Host { candidates: &candidates, config: &config, observer: &console };
     let reference = reference.as_ref().map(|(name, source)| (*name, source));

@@ -32,6 +32,9 @@ pub const SOURCE_SUMS: &str = "pajamas.source.sha256";
 /// folder's files but for [`FILE`], a line for each.
 pub const CONTENT_SUM: &str = "pajamas.content.sha256";
 
+/// The key of the search that an artifact's method came from, JSON in a string: [`Evidence`](crate::search::Evidence).
+pub const CHOICE: &str = "pajamas.choice";
+
 /// What a new GGUF file is given room for, to be filled in when it is known: keys and texts as long as theirs will be.
 /// `files` are what it is made from.
 pub fn rooms(files: &[PathBuf]) -> impl Iterator<Item = (&'static str, String)> {

@@ -42,6 +42,8 @@ pub struct QuantizeOptions {
     pub name: Option<String>,
     /// Options of the recipe, as a user writes them.
     pub options: BTreeMap<String, String>,
+    /// Why it is made in this way, to be kept in the artifact under [`provenance::CHOICE`].
+    pub evidence: Option<String>,
 }
 
 /// What was made.
@@ -235,7 +237,10 @@ impl<'a> Plan<'a> {
                 hint: "choose another name with `--name`".into(),
             });
         }
-        let provenance = origin_keys(source, &recipe, candidate, &chosen);
+        let mut provenance = origin_keys(source, &recipe, candidate, &chosen);
+        if let Some(evidence) = &options.evidence {
+            provenance.insert(provenance::CHOICE.into(), evidence.clone());
+        }
         Ok(Self { candidate, recipe, options: chosen, provenance, origin, fingerprint, target })
     }
 
@@ -306,6 +311,18 @@ pub fn method(
     config: &Config,
 ) -> Result<(String, String)> {
     find_quantizer(candidates, source, options, config).map(|(_, recipe)| (recipe.format, recipe.name))
+}
+
+/// The methods by which `format` can be made of `source`.
+pub fn methods_of(source: &Source, format: &str, candidates: &[Candidate]) -> Vec<String> {
+    let mut names = Vec::new();
+    for (_, recipe) in recipes(candidates) {
+        let fits = recipe.format == format && recipe.sources.contains(&source.format);
+        if fits && !names.contains(&recipe.name) {
+            names.push(recipe.name.clone());
+        }
+    }
+    names
 }
 
 /// The formats that can be made of a source in `source_format`, by `method` if it is given.

@@ -18,7 +18,9 @@ use crate::models::source::Source;
 use crate::models::store;
 use crate::plugins::Candidate;
 use crate::runtime::open::{self, Observer, OpenModel, OpenOptions};
+use crate::search::decide::Decision;
 use compare::Difference;
+use lockstep::Times;
 use pajamas_plugin_api::{CancelToken, ProgressUpdate};
 use record::Measured as MeasuredModel;
 pub use record::Summary;
@@ -26,6 +28,8 @@ use reference::Reference;
 use serde::Serialize;
 use statistics::{Alone, Comparison, Estimate, Paired};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use text::{Text, TextSummary, Windows};
 use verdict::{Limits, Verdict};
@@ -50,6 +54,8 @@ pub struct ValidateOptions {
     pub limits: Limits,
     /// Whether this program has just made the candidate, so that the result belongs to it wherever it lies.
     pub made_now: bool,
+    /// Reading ends once it is sure on which side of this the mean KL divergence lies; none reads all.
+    pub stop_at: Option<f64>,
 }
 
 /// A model that took part.
@@ -151,7 +157,8 @@ pub fn validate(
         check_same_tokens(&tokens, &reference.model, &candidate)?;
     }
     let windows = Windows::new(tokens, window as usize, bos(&candidate)?);
-    let measured = measure(&candidate, reference.as_ref().map(|r| &r.model), &windows, host.observer, cancel)?;
+    let measured =
+        measure(&candidate, reference.as_ref().map(|r| &r.model), &windows, options.stop_at, host.observer, cancel)?;
     let judged = reference.is_some() || measured.invalid_positions > 0;
     let verdict =
         judged.then(|| verdict::judge(measured.comparison.as_ref(), measured.invalid_positions, options.limits));
@@ -160,7 +167,7 @@ pub fn validate(
         candidate: participant(&candidate, &candidate.path),
         reference: reference.as_ref().map(|reference| participant(&reference.model, &reference.source)),
         no_reference,
-        text: windows.summary(&text),
+        text: TextSummary { scored: measured.scored, ..windows.summary(&text) },
         perplexity: measured.perplexity,
         invalid_positions: measured.invalid_positions,
         comparison: measured.comparison,
@@ -259,6 +266,8 @@ fn check_same_tokens(tokens: &[u32], reference: &OpenModel, candidate: &OpenMode
 }
 
 struct Measured {
+    /// Positions that were read.
+    scored: u64,
     perplexity: Option<Estimate>,
     invalid_positions: u64,
     comparison: Option<Comparison>,
@@ -269,6 +278,7 @@ fn measure(
     candidate: &OpenModel,
     reference: Option<&OpenModel>,
     windows: &Windows,
+    stop_at: Option<f64>,
     observer: &dyn Observer,
     cancel: &CancelToken,
 ) -> Result<Measured> {
@@ -292,18 +302,39 @@ fn measure(
         let total_ms = milliseconds(started.elapsed());
         let elapsed = Elapsed { candidate_ms: total_ms, total_ms, ..Elapsed::default() };
         let perplexity = (alone.count() > 0).then(|| alone.perplexity());
-        return Ok(Measured { perplexity, invalid_positions: alone.invalid(), comparison: None, elapsed });
+        return Ok(Measured {
+            scored: alone.count() + alone.invalid(),
+            perplexity,
+            invalid_positions: alone.invalid(),
+            comparison: None,
+            elapsed,
+        });
     };
     let mut paired = Paired::default();
     let mut broken = None;
+    let decided = Arc::new(AtomicBool::new(false));
+    let mut decision = stop_at.map(|limit| Decision::new(limit, windows.length() - 1));
     let mut each = |difference: &Difference| {
+        if decided.load(Ordering::Relaxed) {
+            return;
+        }
+        if decision.as_mut().is_some_and(|decision| decision.add(difference.kl_divergence)) {
+            decided.store(true, Ordering::Relaxed);
+        }
         if !difference.reference.loss.is_finite() {
             broken = Some(());
         }
         paired.add(difference);
         progress(paired.count() + paired.invalid(), paired.perplexity().value);
     };
-    let times = lockstep::both(&reference.engine, &candidate.engine, windows, &mut each, cancel)?;
+    let enough = {
+        let (decided, cancel) = (Arc::clone(&decided), cancel.clone());
+        CancelToken::new(move || decided.load(Ordering::Relaxed) || cancel.is_cancelled())
+    };
+    let times = match lockstep::both(&reference.engine, &candidate.engine, windows, &mut each, &enough) {
+        Err(Error::Interrupted) if decided.load(Ordering::Relaxed) && !cancel.is_cancelled() => Times::default(),
+        times => times?,
+    };
     if broken.is_some() {
         return Err(Error::Refused {
             message: format!("the reference `{}` gives no finite numbers", reference.path.display()),
@@ -311,6 +342,7 @@ fn measure(
         });
     }
     Ok(Measured {
+        scored: paired.count() + paired.invalid(),
         perplexity: (paired.count() > 0).then(|| paired.perplexity()),
         invalid_positions: paired.invalid(),
         comparison: paired.finish(),

@@ -7,6 +7,9 @@
 //! Both sides get the same token ids and settings and count tokens the same way: `pp` is prompt tokens per second until
 //! the first token, `tg` is tokens after the first per second since the first. They take turns, one at a time, and swap
 //! the order every repetition, so that a change of the machine's speed meets both.
+//!
+//! Then eight callers ask the plugin at the same time, and the same eight one after the other: tokens per second of all of
+//! them, from the first prompt to the last token.
 
 use llama_cpp_sys_2 as sys;
 use pajamas_plugin_api::abi::client::{LoadedModel, Plugin};
@@ -65,6 +68,60 @@ pub fn main() -> Result<()> {
         println!("| {measure} | {} | {} | {ratio:.4} | {:.4} |", summary(&plugin), summary(&bare), median(&pairs));
     }
     println!();
+    drop((plugin, bare));
+    streams(&arguments)
+}
+
+/// Callers at the same time.
+const STREAMS: u32 = 8;
+/// Prompt tokens of each.
+const STREAM_PROMPT: u32 = 32;
+
+/// Compares callers at the same time with callers one after the other.
+fn streams(arguments: &Arguments) -> Result<()> {
+    let context_length = (STREAM_PROMPT + arguments.generate).next_multiple_of(256);
+    let side = PluginSide::with_slots(arguments, context_length, STREAMS)?;
+    let vocabulary = side.model.info().vocabulary_size.max(1);
+    let prompt =
+        |stream: u32| (0..STREAM_PROMPT).map(|i| (i * 7 + 11 + stream * 101) % vocabulary).collect::<Vec<u32>>();
+    let prompts: Vec<Vec<u32>> = (0..STREAMS).map(prompt).collect();
+    let run = |prompt: &Vec<u32>| side.run(prompt, arguments.generate).map_err(|error| error.to_string());
+    let rate = |started: Instant| f64::from(STREAMS * arguments.generate) / started.elapsed().as_secs_f64();
+    let together = || -> Result<f64> {
+        let started = Instant::now();
+        let all = std::thread::scope(|scope| {
+            let threads: Vec<_> = prompts.iter().map(|prompt| scope.spawn(|| run(prompt))).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().expect("no panic"))
+                .collect::<std::result::Result<Vec<_>, _>>()
+        });
+        all?;
+        Ok(rate(started))
+    };
+    let in_turn = || -> Result<f64> {
+        let started = Instant::now();
+        prompts.iter().map(run).collect::<std::result::Result<Vec<_>, _>>()?;
+        Ok(rate(started))
+    };
+    together()?;
+    let (mut at_once, mut one_by_one) = (Vec::new(), Vec::new());
+    for repetition in 0..arguments.repetitions {
+        for turn in 0..2 {
+            if (repetition + turn) % 2 == 0 {
+                at_once.push(together()?);
+            } else {
+                one_by_one.push(in_turn()?);
+            }
+        }
+    }
+    let pairs: Vec<f64> = at_once.iter().zip(&one_by_one).map(|(together, alone)| together / alone).collect();
+    println!(
+        "| {STREAMS} callers, {} tokens each | at once tok/s | in turn tok/s | median ratio of pairs |",
+        arguments.generate
+    );
+    println!("|---|---|---|---|");
+    println!("| all together | {} | {} | {:.2} |\n", summary(&at_once), summary(&one_by_one), median(&pairs));
     Ok(())
 }
 
@@ -119,12 +176,17 @@ struct PluginSide {
 
 impl PluginSide {
     fn new(arguments: &Arguments, context_length: u32) -> Result<Self> {
+        Self::with_slots(arguments, context_length, 1)
+    }
+
+    fn with_slots(arguments: &Arguments, context_length: u32, parallel_slots: u32) -> Result<Self> {
         let services = HostServices::new(|_, _, _| (), std::env::temp_dir(), arguments.threads);
         // SAFETY: whoever names the file on the command line trusts it.
         let plugin = unsafe { Plugin::open(&arguments.plugin, services)? };
         let request = LoadRequest {
             context_length: Some(context_length),
             threads: Some(arguments.threads),
+            parallel_slots,
             ..LoadRequest::new(std::path::absolute(&arguments.model)?)
         };
         Ok(Self { model: plugin.load_model(&request, &|_| (), &CancelToken::never())? })

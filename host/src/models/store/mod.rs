@@ -2,7 +2,7 @@
 
 mod remove;
 
-pub use remove::Removal;
+pub use remove::{Removal, remove_files};
 
 use super::format;
 use super::source::{self, Source};

@@ -64,7 +64,7 @@ impl Removal {
         let paths = self.paths();
         let _locks: Vec<File> = paths.iter().map(lock).collect::<Result<_>>()?;
         for (path, record) in paths.iter().zip(&self.records) {
-            remove(path).map_err(Error::io("removing", path))?;
+            remove_files(path).map_err(Error::io("removing", path))?;
             remove_companions(&self.dir, &record.companions, &[]);
             forget(config, path);
         }
@@ -100,7 +100,10 @@ fn find<'a>(kept: &'a [Record], name: &str) -> Result<&'a Record> {
 
 /// Removes a file, a link (not what it leads to), or a folder with all in it. A folder gets a hidden name first, so that
 /// what is left of it after an interruption is no model; the next `quantize` of that name clears it away.
-fn remove(path: &Path) -> std::io::Result<()> {
+///
+/// # Errors
+/// The system's.
+pub fn remove_files(path: &Path) -> std::io::Result<()> {
     if !path.symlink_metadata()?.is_dir() {
         return std::fs::remove_file(path);
     }

@@ -219,11 +219,13 @@ impl State {
     /// Takes the steps that go into one batch. The first always does, so that nobody is passed over for ever.
     fn next_batch(&mut self, tokens_max: usize) -> Vec<Job> {
         let mut room = tokens_max;
-        let (batch, rest) = std::mem::take(&mut self.jobs).into_iter().partition(|job: &Job| {
+        let (mut batch, rest): (Vec<Job>, _) = std::mem::take(&mut self.jobs).into_iter().partition(|job: &Job| {
             let fits = job.tokens.len() <= room;
             room -= if fits { job.tokens.len() } else { 0 };
             fits
         });
+        // llama.cpp computes sequences together that follow each other in a batch as they do by number, and others apart.
+        batch.sort_by_key(|job| job.slot);
         self.jobs = rest;
         for (slot, seat) in self.seats.iter_mut().enumerate() {
             if let Some(taken) = seat {

@@ -1,0 +1,189 @@
+//! What can be made of a source, by size: the methods that are worth trying, and steps between two of them.
+
+use crate::error::{Error, Result};
+use crate::models::source::Source;
+use crate::pipeline::{self, QuantizeOptions};
+use crate::search::Trial;
+use crate::validate::Host;
+use pajamas_plugin_api::{CancelToken, TensorReport};
+use std::collections::BTreeMap;
+
+/// Methods for any model. The others of llama.cpp's are for models that were trained for them, or worse than one of these
+/// that is as small.
+const METHODS: [&str; 12] =
+    ["Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "IQ4_XS", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0", "BF16"];
+/// Those that need an importance matrix, and are worth trying with one.
+const WITH_IMPORTANCE: [&str; 8] = ["IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "IQ3_M"];
+/// The option that gives single tensors another type.
+const TENSOR_TYPES: &str = "tensor_types";
+
+/// One that can be made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rung {
+    /// The method.
+    pub method: String,
+    /// What the option `tensor_types` says; empty for nothing.
+    pub tensor_types: String,
+    /// Bytes that the artifact will have.
+    pub size_bytes: u64,
+    tensors: Vec<TensorReport>,
+}
+
+impl Rung {
+    /// How to make it, beside what `options` say already.
+    pub fn options(&self, options: &QuantizeOptions) -> QuantizeOptions {
+        let mut options = QuantizeOptions { method: Some(self.method.clone()), ..options.clone() };
+        if !self.tensor_types.is_empty() {
+            options.options.insert(TENSOR_TYPES.into(), self.tensor_types.clone());
+        }
+        options
+    }
+
+    /// For people.
+    pub fn name(&self) -> String {
+        match self.tensor_types.as_str() {
+            "" => self.method.clone(),
+            types => format!("{} with {types}", self.method),
+        }
+    }
+
+    /// Whether `trial` was this one.
+    pub fn is(&self, trial: &Trial) -> bool {
+        (&self.method, &self.tensor_types) == (&trial.method, &trial.tensor_types)
+    }
+}
+
+/// The methods worth trying, by the size of what they make of `source`, rising.
+///
+/// # Errors
+/// `Refused` where the quantizer forecasts no sizes; those of a dry run.
+pub fn methods(source: &Source, options: &QuantizeOptions, host: &Host<'_>, cancel: &CancelToken) -> Result<Vec<Rung>> {
+    if !pipeline::can_dry_run(source, options, host.candidates, host.config)? {
+        return Err(Error::Refused {
+            message: "the quantizer of this format does not say how large a model will be, so none can be searched for"
+                .into(),
+            hint: "name a method with `-m`, or search among GGUF's: `--format gguf`".into(),
+        });
+    }
+    let (format, _) = pipeline::method(source, options, host.candidates, host.config)?;
+    let with_importance = ["calibration", "imatrix"].iter().any(|option| options.options.contains_key(*option));
+    let worth = |name: &str| {
+        let listed = |names: &[&str]| names.iter().any(|listed| listed.eq_ignore_ascii_case(name));
+        format != "gguf" || listed(&METHODS) || (with_importance && listed(&WITH_IMPORTANCE))
+    };
+    let mut rungs = Vec::new();
+    for name in pipeline::methods_of(source, &format, host.candidates).into_iter().filter(|name| worth(name)) {
+        cancel.check()?;
+        let rung = Rung { method: name, tensor_types: String::new(), size_bytes: 0, tensors: Vec::new() };
+        rungs.push(weighed(rung, source, options, host, cancel)?);
+    }
+    rungs.sort_by_key(|rung| rung.size_bytes);
+    // Of a source in BF16, what is as large as it is no step.
+    rungs.dedup_by_key(|rung| rung.size_bytes);
+    Ok(rungs)
+}
+
+/// Steps from `low` to `high`: `low` with the tensors of one kind after the other (all layers' `ffn_down`, …) as they are in
+/// `high`, those that cost the fewest bytes first. Rising, without `low` and `high` themselves.
+///
+/// # Errors
+/// Those of a dry run.
+pub fn between(
+    low: &Rung,
+    high: &Rung,
+    source: &Source,
+    options: &QuantizeOptions,
+    host: &Host<'_>,
+    cancel: &CancelToken,
+) -> Result<Vec<Rung>> {
+    // What a user fixed is not changed.
+    if options.options.contains_key(TENSOR_TYPES) || low.tensors.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut rungs = Vec::new();
+    let mut types = String::new();
+    for (kind, output_type) in upgrades(&low.tensors, &high.tensors) {
+        cancel.check()?;
+        types += if types.is_empty() { "" } else { ";" };
+        types += &format!("{kind}={output_type}");
+        let rung = Rung { method: low.method.clone(), tensor_types: types.clone(), size_bytes: 0, tensors: Vec::new() };
+        rungs.push(weighed(rung, source, options, host, cancel)?);
+    }
+    rungs.retain(|rung| (low.size_bytes + 1..high.size_bytes).contains(&rung.size_bytes));
+    Ok(rungs)
+}
+
+/// The kinds of tensors that are larger in `high`, with the type that most of them have there, the cheapest first. As a
+/// pattern, a kind is its name between dots.
+fn upgrades(low: &[TensorReport], high: &[TensorReport]) -> Vec<(String, String)> {
+    let before: BTreeMap<&str, u64> = low.iter().map(|tensor| (tensor.name.as_str(), tensor.output_bytes)).collect();
+    let mut kinds: BTreeMap<String, (u64, BTreeMap<&str, usize>)> = BTreeMap::new();
+    for tensor in high {
+        let more = tensor.output_bytes.saturating_sub(before.get(tensor.name.as_str()).copied().unwrap_or(u64::MAX));
+        if more > 0 {
+            let kind = kinds.entry(kind(&tensor.name)).or_default();
+            kind.0 += more;
+            *kind.1.entry(&tensor.output_type).or_default() += 1;
+        }
+    }
+    let mut kinds: Vec<_> = kinds.into_iter().collect();
+    kinds.sort_by_key(|(_, (bytes, _))| *bytes);
+    let raised = kinds.into_iter().filter_map(|(kind, (_, types))| {
+        let (commonest, _) = types.into_iter().max_by_key(|(_, count)| *count)?;
+        Some((kind, commonest.to_owned()))
+    });
+    raised.collect()
+}
+
+/// `blk.3.ffn_down.weight` as `ffn_down`; `output.weight` as `^output`, because others have that in their names.
+fn kind(name: &str) -> String {
+    let name = name.strip_suffix(".weight").unwrap_or(name);
+    match name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
+        Some((_, kind)) => kind.to_owned(),
+        None => format!("^{name}"),
+    }
+}
+
+/// `rung` with its size, by a dry run.
+fn weighed(
+    rung: Rung,
+    source: &Source,
+    options: &QuantizeOptions,
+    host: &Host<'_>,
+    cancel: &CancelToken,
+) -> Result<Rung> {
+    let forecast = pipeline::dry_run(source, &rung.options(options), host.candidates, host.config, cancel)?.report;
+    Ok(Rung { size_bytes: forecast.output_bytes, tensors: forecast.tensors, ..rung })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(name: &str, output_type: &str, output_bytes: u64) -> TensorReport {
+        let mut tensor = TensorReport::default();
+        (tensor.name, tensor.output_type, tensor.output_bytes) = (name.into(), output_type.into(), output_bytes);
+        tensor
+    }
+
+    #[test]
+    fn kinds_of_tensors_are_raised_the_cheapest_first() {
+        let low = [
+            tensor("blk.0.ffn_down.weight", "Q4_K", 100),
+            tensor("blk.1.ffn_down.weight", "Q4_K", 100),
+            tensor("blk.0.attn_v.weight", "Q4_K", 10),
+            tensor("output.weight", "Q6_K", 50),
+            tensor("output_norm.weight", "F32", 4),
+        ];
+        let high = [
+            tensor("blk.0.ffn_down.weight", "Q6_K", 150),
+            tensor("blk.1.ffn_down.weight", "Q6_K", 150),
+            tensor("blk.0.attn_v.weight", "Q5_K", 12),
+            tensor("output.weight", "Q8_0", 60),
+            tensor("output_norm.weight", "F32", 4),
+        ];
+        let raised = upgrades(&low, &high);
+        let expected = [("attn_v", "Q5_K"), ("^output", "Q8_0"), ("ffn_down", "Q6_K")];
+        assert_eq!(raised, expected.map(|(kind, raised)| (kind.to_owned(), raised.to_owned())));
+    }
+}

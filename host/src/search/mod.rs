@@ -1,0 +1,296 @@
+//! Which quantization is good enough and small enough: found by measuring, not by rule of thumb.
+//!
+//! [`ladder`] lines up what can be made, by the size that a dry run forecasts: methods, and between two of them the smaller
+//! with some of its tensors as in the larger. The search goes up and down that, makes one after the other, measures it
+//! against the source, and stops reading where [`decide`] is sure. What it tried and found is its evidence.
+
+pub mod decide;
+pub mod ladder;
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::models::source::Source;
+use crate::pipeline::{self, QuantizeOptions};
+use crate::runtime::open::OpenOptions;
+use crate::text::size;
+use crate::validate::text::Text;
+use crate::validate::verdict::Limits;
+use crate::validate::{self, Host, ValidateOptions};
+use ladder::Rung;
+use pajamas_plugin_api::{CancelToken, ProgressUpdate};
+use serde::{Deserialize, Serialize};
+
+/// What is wanted. With both, the smallest that is good enough is taken, if it fits.
+#[derive(Debug, Clone, Default)]
+pub struct Goal {
+    /// Bytes of the artifact, at the most.
+    pub max_bytes: Option<u64>,
+    /// The mean KL divergence from the source, in nats, at the most.
+    pub max_kld: Option<f64>,
+    /// The text to measure on; none takes the one in the source's folder, else the bundled one.
+    pub text: Option<Text>,
+    /// Tokens of it, at the most.
+    pub tokens: usize,
+}
+
+/// Room for the evidence, which no dry run knows of.
+const EVIDENCE_BYTES_MAX: u64 = 4096;
+
+impl Goal {
+    fn fits(&self, rung: &Rung) -> bool {
+        self.max_bytes.is_none_or(|max| rung.size_bytes + EVIDENCE_BYTES_MAX <= max)
+    }
+}
+
+/// One that was looked at.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// The method.
+    pub method: String,
+    /// Types of tensors that differ from the method's, as the option `tensor_types` takes them; empty for none.
+    pub tensor_types: String,
+    /// Bytes that it takes.
+    pub size_bytes: u64,
+    /// Its mean KL divergence from the source, in nats.
+    pub kld: f64,
+    /// The error of that.
+    pub kld_error: f64,
+    /// Positions that were read for it.
+    pub tokens: u64,
+    /// Whether that is all of the text.
+    pub whole: bool,
+    /// Whether it meets the goal; where that is a size alone, whether it is the best.
+    pub good: bool,
+}
+
+/// What was found.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// How to make it.
+    pub options: QuantizeOptions,
+    /// Everything that was measured, by size.
+    pub trials: Vec<Trial>,
+    /// Why it is this one, in a sentence.
+    pub reason: String,
+}
+
+/// What is kept of a search in the artifact, under [`CHOICE`](crate::models::provenance::CHOICE).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// Bytes allowed, if there was a limit.
+    pub max_bytes: Option<u64>,
+    /// Mean KL divergence allowed, if there was a limit.
+    pub max_kld: Option<f64>,
+    /// Why it is this one.
+    pub reason: String,
+    /// Everything that was measured, by size.
+    pub trials: Vec<Trial>,
+}
+
+/// Finds how to quantize `source` so that it meets `goal`; `options` says what else it must have.
+///
+/// # Errors
+/// `QualityTooLow` when nothing that can be made does; `Refused` where the quantizer forecasts no sizes; those of making
+/// and measuring.
+pub fn search(
+    source: &Source,
+    goal: &Goal,
+    options: &QuantizeOptions,
+    host: &Host<'_>,
+    cancel: &CancelToken,
+) -> Result<Found> {
+    let scratch = Scratch::new(host.config)?;
+    let mut search = Search { source, goal, options, host, cancel, scratch, trials: Vec::new() };
+    let rungs = ladder::methods(source, options, host, cancel)?;
+    let fits = |rung: &Rung| goal.fits(rung);
+    let (fitting, too_large): (Vec<Rung>, Vec<Rung>) = rungs.into_iter().partition(fits);
+    let Some(smallest) = fitting.first() else {
+        let least = too_large.first().map_or(0, |rung| rung.size_bytes);
+        return Err(Error::QualityTooLow(format!(
+            "nothing fits into {}: the smallest that is worth making takes {}",
+            size(goal.max_bytes.unwrap_or(0)),
+            size(least)
+        )));
+    };
+    let smallest = smallest.method.clone();
+    let (chosen, reason) = match goal.max_kld {
+        Some(max) => {
+            let mut rungs = fitting;
+            let mut first = search.halve(&rungs, max)?;
+            if let (Some(below), Some(good)) = (first.checked_sub(1), rungs.get(first)) {
+                let between = ladder::between(&rungs[below], good, source, options, host, cancel)?;
+                let found = search.halve(&between, max)?;
+                rungs.splice(first..first, between);
+                first += found;
+            }
+            let best = search.confirm(&rungs, first, max)?;
+            let reason = if best.method == smallest && best.tensor_types.is_empty() {
+                format!("{smallest}, the smallest worth making, is good enough")
+            } else {
+                format!("it is the smallest found with a mean KL divergence of at most {max}")
+            };
+            (best, reason)
+        }
+        None => search.best(&fitting, too_large.first())?,
+    };
+    let mut trials = search.trials;
+    trials.sort_by_key(|trial| trial.size_bytes);
+    let evidence =
+        Evidence { max_bytes: goal.max_bytes, max_kld: goal.max_kld, reason: reason.clone(), trials: trials.clone() };
+    let evidence = serde_json::to_string(&evidence).unwrap_or_default();
+    Ok(Found { options: QuantizeOptions { evidence: Some(evidence), ..chosen.options(options) }, trials, reason })
+}
+
+struct Search<'a> {
+    source: &'a Source,
+    goal: &'a Goal,
+    options: &'a QuantizeOptions,
+    host: &'a Host<'a>,
+    cancel: &'a CancelToken,
+    scratch: Scratch,
+    trials: Vec<Trial>,
+}
+
+impl Search<'_> {
+    /// The index of the first good one of `rungs` (rising); their number if none is. Larger ones are taken to be better,
+    /// which measuring confirms only where it looks.
+    fn halve(&mut self, rungs: &[Rung], max: f64) -> Result<usize> {
+        let (mut low, mut high) = (0, rungs.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.measure(&rungs[middle], Some(max))?.good {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        Ok(low)
+    }
+
+    /// The first of `rungs`, from `first` on, that is good on all of the text: what was sure after a part of it may be wrong
+    /// where the rest is of another kind.
+    fn confirm(&mut self, rungs: &[Rung], first: usize, max: f64) -> Result<Rung> {
+        for rung in &rungs[first..] {
+            let whole = |trial: &&Trial| rung.is(trial) && trial.whole;
+            let known = self.trials.iter().find(whole).cloned();
+            let trial = known.map_or_else(|| self.measure(rung, None), Ok)?;
+            if trial.good {
+                return Ok(rung.clone());
+            }
+        }
+        let best = self.trials.iter().map(|trial| trial.kld).fold(f64::INFINITY, f64::min);
+        let limit = self.goal.max_bytes.map_or_else(String::new, |max| format!(" within {}", size(max)));
+        Err(Error::QualityTooLow(format!(
+            "nothing{limit} has a mean KL divergence of at most {max}: the least that was measured is {best:.6}"
+        )))
+    }
+
+    /// The one with the least divergence: the largest method that fits, the one below it, and the largest with some tensors
+    /// as in `next`, the first that does not fit.
+    fn best(&mut self, fitting: &[Rung], next: Option<&Rung>) -> Result<(Rung, String)> {
+        let mut contenders: Vec<Rung> = fitting.iter().rev().take(2).cloned().collect();
+        if let (Some(largest), Some(next)) = (fitting.last(), next) {
+            let between = ladder::between(largest, next, self.source, self.options, self.host, self.cancel)?;
+            contenders.extend(between.iter().rfind(|rung| self.goal.fits(rung)).cloned());
+        }
+        let mut best: Option<(Rung, f64)> = None;
+        for rung in contenders {
+            // Once it is sure to be worse than the best so far, its exact figure is of no interest.
+            let trial = self.measure(&rung, best.as_ref().map(|(_, kld)| *kld))?;
+            if best.as_ref().is_none_or(|(_, kld)| trial.kld < *kld) {
+                best = Some((rung, trial.kld));
+            }
+        }
+        let (best, _) = best.expect("there is at least one contender");
+        self.trials.iter_mut().for_each(|trial| trial.good = best.is(trial));
+        let limit = self.goal.max_bytes.map_or_else(String::new, |max| format!(" that fits into {}", size(max)));
+        Ok((best, format!("it has the least mean KL divergence of what was measured{limit}")))
+    }
+
+    /// Makes and measures `rung`; sure of its side of `limit`, it stops early.
+    fn measure(&mut self, rung: &Rung, limit: Option<f64>) -> Result<Trial> {
+        let observer = self.host.observer;
+        observer.progress(&ProgressUpdate { stage: "trying".into(), fraction: 0.0, detail: rung.name() });
+        let options = QuantizeOptions {
+            output_dir: Some(self.scratch.0.path().to_owned()),
+            name: Some("trial".into()),
+            ..rung.options(self.options)
+        };
+        let progress = |update: &ProgressUpdate| {
+            let detail = format!("{} {}", rung.name(), update.detail);
+            observer.progress(&ProgressUpdate { stage: "trying".into(), fraction: update.fraction, detail });
+        };
+        let host = self.host;
+        let artifact = pipeline::quantize(self.source, &options, host.candidates, host.config, &progress, self.cancel)?;
+        let made =
+            Source { path: artifact.path.clone(), format: artifact.format.clone(), hub: None, ..self.source.clone() };
+        let open = OpenOptions { fallback: true, ..OpenOptions::default() };
+        let options = ValidateOptions {
+            open: open.clone(),
+            reference_open: open,
+            text: self.goal.text.clone(),
+            tokens: self.goal.tokens,
+            window: None,
+            limits: Limits::default(),
+            made_now: false,
+            stop_at: limit,
+        };
+        let name = self.source.display();
+        let report = validate::validate(&made, Some((&name, self.source)), &options, host, self.cancel)?;
+        crate::models::store::remove_files(&artifact.path).map_err(Error::io("removing", &artifact.path))?;
+        let Some(comparison) = report.comparison else {
+            return Err(Error::QualityTooLow(format!("{} gives no finite numbers", rung.name())));
+        };
+        let kld = comparison.kl_divergence.mean;
+        let trial = Trial {
+            method: rung.method.clone(),
+            tensor_types: rung.tensor_types.clone(),
+            size_bytes: rung.size_bytes,
+            kld: rounded(kld),
+            kld_error: rounded(comparison.kl_divergence.standard_error),
+            tokens: report.text.scored,
+            whole: report.text.scored >= report.text.windows * (report.text.window - 1),
+            good: self.goal.max_kld.is_none_or(|max| kld <= max),
+        };
+        observer.note(&format!(
+            "  tried  {}: {}, mean KL divergence {:.4} ± {:.4} on {} positions{}",
+            rung.name(),
+            size(trial.size_bytes),
+            trial.kld,
+            trial.kld_error,
+            trial.tokens,
+            match self.goal.max_kld {
+                Some(_) if trial.good => ": good enough",
+                Some(_) => ": not good enough",
+                None => "",
+            }
+        ));
+        self.trials.retain(|trial| !rung.is(trial));
+        self.trials.push(trial.clone());
+        Ok(trial)
+    }
+}
+
+/// To four digits: more would say more than was measured.
+fn rounded(value: f64) -> f64 {
+    format!("{value:.3e}").parse().unwrap_or(value)
+}
+
+/// Where trials lie while they are measured; gone when dropped. In the home folder, because they may be large.
+struct Scratch(tempfile::TempDir);
+
+impl Scratch {
+    fn new(config: &Config) -> Result<Self> {
+        let dir = config.cache_dir().join("search");
+        std::fs::create_dir_all(&dir).map_err(Error::io("creating", &dir))?;
+        // What a search that was killed left there is of no use to anybody.
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let day = std::time::Duration::from_secs(24 * 60 * 60);
+            let old = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+            if old.and_then(|time| time.elapsed().ok()).is_some_and(|age| age > day) {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+        tempfile::Builder::new().prefix("trial").tempdir_in(&dir).map(Self).map_err(Error::io("creating", &dir))
+    }
+}
