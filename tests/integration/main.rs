@@ -35,6 +35,7 @@ mod plugin_template;
 mod pulling;
 mod quality;
 mod quantizing;
+mod registry;
 mod searching;
 mod terminal;
 mod validating;

@@ -5,6 +5,7 @@ use super::progress::Console;
 use super::{describe, output};
 use crate::config::Config;
 use crate::models::hub::download::{Pull, Pulled};
+use crate::models::store::prune::{self, Also, Useless};
 use crate::models::store::{self, Record, Removal};
 use crate::plugins;
 use crate::runtime::obtain::{Obtain, Purpose};
@@ -42,6 +43,18 @@ enum Action {
         /// Fetch it also where nothing installed here can use it.
         #[arg(long)]
         force: bool,
+    },
+    /// Remove what is of no use: what interrupted runs left, and models that a newer one of the same making replaces.
+    Prune {
+        /// Also models that were measured and are not good enough.
+        #[arg(long)]
+        failed: bool,
+        /// Also models whose source is gone, or is another by now.
+        #[arg(long)]
+        stale: bool,
+        /// Say what would be removed, and remove nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Remove models and what is recorded of them.
     Remove {
@@ -82,6 +95,13 @@ struct PulledModel {
 }
 
 #[derive(Debug, Serialize)]
+struct Pruned {
+    removed: Vec<Useless>,
+    size_bytes: u64,
+    dry_run: bool,
+}
+
+#[derive(Debug, Serialize)]
 struct Removed {
     removed: Vec<PathBuf>,
     size_bytes: u64,
@@ -96,6 +116,9 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
         Action::Pull { reference, file, force } => {
             let purpose = if *force { Purpose::Any } else { Purpose::Keep };
             pull(&Pull { reference: reference.clone(), file: file.clone() }, purpose, common, config)
+        }
+        Action::Prune { failed, stale, dry_run } => {
+            prune(Also { failed: *failed, stale: *stale }, *dry_run, common, config)
         }
         Action::Remove { name, dry_run, force } => remove(name, *dry_run, *force, common, config),
     }
@@ -160,6 +183,25 @@ pub fn print(records: &[Record]) {
         vec![row.name().to_owned(), row.format.clone(), method, size, quality.into(), source, when]
     }));
     output::table(&cells);
+}
+
+fn prune(also: Also, dry_run: bool, common: &super::Common, config: &Config) -> anyhow::Result<()> {
+    let removed = prune::find(config, also);
+    let size_bytes = removed.iter().map(|useless| useless.size_bytes).sum();
+    if !dry_run {
+        prune::remove(config, &removed)?;
+    }
+    let pruned = Pruned { removed, size_bytes, dry_run };
+    if common.json {
+        return output::json(&pruned);
+    }
+    for useless in &pruned.removed {
+        let line = format!("{}: {}", useless.path.display(), useless.reason);
+        output::print(&output::one_line(&line));
+    }
+    let what = if dry_run { "would be freed" } else { "freed" };
+    output::say(&format!("{} {what}", output::size(size_bytes)));
+    Ok(())
 }
 
 fn remove(names: &[String], dry_run: bool, force: bool, common: &super::Common, config: &Config) -> anyhow::Result<()> {

@@ -131,6 +131,7 @@ pub fn quantize(
             method: plan.recipe.name.clone(),
             source: plan.origin.clone(),
             fingerprint: plan.fingerprint.clone(),
+            commit: source.hub.as_ref().map(|(_, commit)| commit.clone()),
             size_bytes: store::size_on_disk(&target),
             options: plan.written_options(),
             created_unix_s: now_unix_s(),

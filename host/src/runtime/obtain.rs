@@ -11,6 +11,7 @@ use crate::models::format;
 use crate::models::hub::download::outline::Outline;
 use crate::models::hub::download::{self, Ahead, Pull, Pulled};
 use crate::models::source::{self, Source};
+use crate::models::store;
 use crate::pipeline::{self, QuantizeOptions};
 use crate::plugins::{Candidate, rank};
 use pajamas_plugin_api::{CancelToken, ProgressUpdate};
@@ -56,6 +57,15 @@ impl Obtain<'_> {
             Err(error @ Error::ModelNotFound { .. }) if source::may_be_on_hub(reference) => error,
             result => return result,
         };
+        if let Purpose::Run(options) = self.purpose {
+            let (method, memory) = (options.method.as_deref(), hardware::detect().memory_total_bytes);
+            if let Some(record) = store::best_of_hub(self.config, reference, method, memory) {
+                self.observer
+                    .note(&format!("its source is not here; running `{}`, made from it before", record.name()));
+                let path = self.config.models_dir().join(&record.file);
+                return source::resolve(&path.display().to_string(), self.config);
+            }
+        }
         if self.config.offline {
             return Err(offline(missing, self.config));
         }

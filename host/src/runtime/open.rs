@@ -4,6 +4,7 @@
 use super::Engine;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::hardware;
 use crate::models::source::Source;
 use crate::models::{format, store};
 use crate::pipeline::{self, Artifact, QuantizeOptions};
@@ -249,7 +250,8 @@ impl<'a> Wanted<'a> {
             }
             return Ok(Self { source, method, formats: makeable, as_it_is: false });
         }
-        if let Some(method) = method {
+        let made_by = store::record_of(config, &source.path).map(|record| record.method).unwrap_or_default();
+        if let Some(method) = method.filter(|method| !made_by.eq_ignore_ascii_case(method)) {
             let hint = format!("leave `-m` out, or make another one: `pajamas quantize SOURCE -m {method}`");
             let message = format!("`-m {method}` has no effect: `{}` is a finished model", source.path.display());
             return Err(Error::Usage { message, hint });
@@ -274,6 +276,14 @@ impl<'a> Wanted<'a> {
             method: self.method.map(Into::into),
             ..QuantizeOptions::default()
         };
+        if self.method.is_none() {
+            // What was made on purpose is better than what would be made by default.
+            let memory = hardware::detect().memory_total_bytes;
+            if let Some(record) = store::best(config, self.source, format, memory)? {
+                tracing::info!("`{}` was made from it before", record.name());
+                return Ok(config.models_dir().join(record.file));
+            }
+        }
         let (_, method) = pipeline::method(self.source, &options, candidates, config)?;
         if let Some(path) = store::find(config, self.source, format, &method)? {
             return Ok(path);

@@ -1,5 +1,6 @@
 //! What was made and is kept: artifacts under `~/.pajamas/models`, each with a record beside it.
 
+pub mod prune;
 mod remove;
 
 pub use remove::{Removal, remove_files};
@@ -26,6 +27,9 @@ pub struct Record {
     pub source: String,
     /// [`source::fingerprint`] of that, then.
     pub fingerprint: String,
+    /// The commit, where that is a model of the hub's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
     /// Its bytes.
     pub size_bytes: u64,
     /// The recipe's options that it was made with, as a user writes them.
@@ -46,6 +50,16 @@ impl Record {
     /// What a user calls it: its file name without the extension.
     pub fn name(&self) -> &str {
         self.file.strip_suffix(&format!(".{}", self.format)).unwrap_or(&self.file)
+    }
+
+    /// What a user can write to mean just what it was made from.
+    pub fn reference(&self) -> String {
+        self.commit.as_ref().map_or_else(|| self.source.clone(), |commit| format!("{}@{commit}", self.source))
+    }
+
+    /// Whether it was measured and found not good enough.
+    fn failed(&self) -> bool {
+        self.validation.as_ref().is_some_and(|summary| !summary.passed)
     }
 
     /// Whether pajamas made it, and it is still what was made.
@@ -122,6 +136,41 @@ pub fn find(config: &Config, source: &Source, format: &str, method: &str) -> Res
             && record.method.eq_ignore_ascii_case(method)
     });
     Ok(found.map(|record| config.models_dir().join(record.file)))
+}
+
+/// The best artifact in `format` made from `source` as it is now: the largest of those that were not found wanting, because
+/// what takes more bits is nearer to its source. One that has no room in `memory_bytes` comes after all that have.
+///
+/// # Errors
+/// When the source cannot be read.
+pub fn best(config: &Config, source: &Source, format: &str, memory_bytes: u64) -> Result<Option<Record>> {
+    let fingerprint = source::fingerprint(source)?;
+    let made = list(config).into_iter().filter(|record| record.fingerprint == fingerprint && record.format == format);
+    Ok(made.filter(|record| !record.failed()).max_by_key(|record| by_quality(record, memory_bytes)))
+}
+
+/// The best artifact made from the hub's model `reference`, which need not be here any more: of its revision if it has one,
+/// else of the newest that something was made of. As [`best`], in any format.
+pub fn best_of_hub(config: &Config, reference: &str, method: Option<&str>, memory_bytes: u64) -> Option<Record> {
+    let (id, revision) = reference.split_once('@').map_or((reference, None), |(id, revision)| (id, Some(revision)));
+    let meant = |record: &Record| {
+        let commit = record.commit.as_deref().unwrap_or_default();
+        record.source == id
+            && record.is_ours()
+            && revision.is_none_or(|revision| revision == "main" || commit == revision)
+            && method.is_none_or(|method| record.method.eq_ignore_ascii_case(method))
+            && !record.failed()
+    };
+    let made: Vec<Record> = list(config).into_iter().filter(meant).collect();
+    let newest = made.iter().max_by_key(|record| record.created_unix_s)?.fingerprint.clone();
+    let made = made.into_iter().filter(|record| record.fingerprint == newest);
+    made.max_by_key(|record| by_quality(record, memory_bytes))
+}
+
+fn by_quality(record: &Record, memory_bytes: u64) -> (bool, u64) {
+    // The context and what is computed with it take some, too.
+    let fits = memory_bytes == 0 || record.size_bytes <= memory_bytes / 5 * 4;
+    (fits, if fits { record.size_bytes } else { u64::MAX - record.size_bytes })
 }
 
 /// What is known of the artifact at `path`, if it lies in the store.
