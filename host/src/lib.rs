@@ -23,6 +23,7 @@ pub mod pipeline;
 pub mod plugins;
 pub mod runtime;
 pub mod search;
+pub mod sweep;
 pub mod text;
 pub mod users;
 pub mod validate;

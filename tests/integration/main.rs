@@ -37,5 +37,6 @@ mod quality;
 mod quantizing;
 mod registry;
 mod searching;
+mod sweeping;
 mod terminal;
 mod validating;

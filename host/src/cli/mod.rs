@@ -18,6 +18,7 @@ mod quantize;
 #[cfg(test)]
 mod reference;
 mod run;
+mod sweep;
 mod validate;
 mod verify;
 
@@ -80,6 +81,8 @@ enum Command {
     Verify(verify::Args),
     /// Measure speed, time to first token, load time and memory.
     Benchmark(benchmark::Args),
+    /// Try several quantization methods, and show what each costs and brings: a table, a plot, a report.
+    Sweep(sweep::Args),
     /// List, install, check or remove plugins, or begin a new one.
     Plugins(plugins::Args),
     /// List, show or remove the models that were made.
@@ -135,6 +138,7 @@ fn dispatch(command: Command, common: &Common) -> anyhow::Result<()> {
         Command::Validate(args) => validate::execute(&args, common, &config()?),
         Command::Verify(args) => verify::execute(&args, common, &config()?),
         Command::Benchmark(args) => benchmark::execute(&args, common, &config()?),
+        Command::Sweep(args) => sweep::execute(&args, common, &config()?),
         Command::Plugins(args) => plugins::execute(&args, common, &config()?),
         Command::Models(args) => models::execute(&args, common, &config()?),
         Command::Info(args) => info::execute(&args, common, &config()?),

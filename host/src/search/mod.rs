@@ -212,7 +212,7 @@ impl Search<'_> {
         let observer = self.host.observer;
         observer.progress(&ProgressUpdate { stage: "trying".into(), fraction: 0.0, detail: rung.name() });
         let options = QuantizeOptions {
-            output_dir: Some(self.scratch.0.path().to_owned()),
+            output_dir: Some(self.scratch.path().to_owned()),
             name: Some("trial".into()),
             ..rung.options(self.options)
         };
@@ -277,10 +277,14 @@ fn rounded(value: f64) -> f64 {
 }
 
 /// Where trials lie while they are measured; gone when dropped. In the home folder, because they may be large.
-struct Scratch(tempfile::TempDir);
+pub(crate) struct Scratch(tempfile::TempDir);
 
 impl Scratch {
-    fn new(config: &Config) -> Result<Self> {
+    pub(crate) fn path(&self) -> &std::path::Path {
+        self.0.path()
+    }
+
+    pub(crate) fn new(config: &Config) -> Result<Self> {
         let dir = config.cache_dir().join("search");
         std::fs::create_dir_all(&dir).map_err(Error::io("creating", &dir))?;
         // What a search that was killed left there is of no use to anybody.

@@ -1,0 +1,127 @@
+//! `pajamas sweep`: several methods of one model, each made, measured and timed; a table, a plot and a report.
+
+use super::interrupt::Interrupt;
+use super::output;
+use super::progress::Console;
+use super::validate::tokens;
+use crate::config::Config;
+use crate::error::Error;
+use crate::files;
+use crate::pipeline::QuantizeOptions;
+use crate::runtime::obtain::{Obtain, Purpose};
+use crate::sweep::{self, Sweep, SweepOptions, plot, report};
+use crate::validate::Host;
+use crate::validate::text::Text;
+use std::path::{Path, PathBuf};
+
+/// What `pajamas sweep` takes.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A Hugging Face folder or id, or a GGUF file.
+    model: String,
+    /// The methods to try, separated by commas [default: the usual ones of each format].
+    #[arg(short, long, value_delimiter = ',', value_name = "METHOD,…")]
+    method: Vec<String>,
+    /// The formats to try, separated by commas [default: all that can be made and run here].
+    #[arg(short, long, value_delimiter = ',', value_name = "FORMAT,…")]
+    format: Vec<String>,
+    /// Keep the models that are made.
+    #[arg(long)]
+    keep: bool,
+    /// A file of UTF-8 text to measure on [default: `validation.txt` in the source's folder, else the bundled text].
+    #[arg(long, value_name = "FILE")]
+    text: Option<PathBuf>,
+    /// Tokens of the text to read at the most.
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = tokens)]
+    tokens: usize,
+    /// Tokens of prompt to time.
+    #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    prompt_tokens: u32,
+    /// Tokens of answer to time.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    generate_tokens: u32,
+    /// How often each is timed.
+    #[arg(short, long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repetitions: u32,
+    /// The folder to write report.html, plot.svg and sweep.json to [default: ~/.pajamas/sweeps/<model>].
+    #[arg(short, long, value_name = "DIR")]
+    output: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::Result<()> {
+    let text = args.text.clone().map(Text::File);
+    if let Some(text) = &text {
+        text.check()?;
+    }
+    let candidates = crate::plugins::survey(config);
+    let interrupt = Interrupt::install()?;
+    let console = Console::new(&args.model);
+    let cancel = interrupt.begin();
+    let quantize = QuantizeOptions::default();
+    let purpose = Purpose::Quantize(&quantize);
+    let obtain = Obtain { purpose, candidates: &candidates, config, observer: &console, cancel: &cancel };
+    let source = obtain.source(&args.model)?;
+    let dir = args.output.clone().unwrap_or_else(|| config.home.join("sweeps").join(&source.name));
+    // Before an hour of work for it.
+    std::fs::create_dir_all(&dir).map_err(Error::io("creating", &dir))?;
+    let options = SweepOptions {
+        methods: args.method.clone(),
+        formats: args.format.clone(),
+        keep: args.keep,
+        text,
+        tokens: args.tokens,
+        speed: (args.prompt_tokens, args.generate_tokens),
+        repetitions: args.repetitions,
+    };
+    // The backend that the user prefers may run other formats only.
+    let config = Config { backend: None, ..config.clone() };
+    let host = Host { candidates: &candidates, config: &config, observer: &console };
+    let found = sweep::sweep(&source, &options, &host, &cancel)?;
+    console.clear();
+    let report = write(&found, &dir)?;
+    if common.json {
+        return output::json(&found);
+    }
+    table(&found);
+    output::print(&output::shown(&report.display().to_string()));
+    Ok(())
+}
+
+/// Writes the files; gives the page's path.
+fn write(found: &Sweep, dir: &Path) -> Result<PathBuf, Error> {
+    let json = serde_json::to_string_pretty(found).unwrap_or_default() + "\n";
+    for (name, text) in [("sweep.json", json), ("plot.svg", plot::svg(found)?), ("report.html", report::html(found)?)] {
+        files::replace(&dir.join(name), text.as_bytes(), 0o644)?;
+    }
+    Ok(dir.join("report.html"))
+}
+
+fn table(found: &Sweep) {
+    let header = ["METHOD", "FORMAT", "SIZE", "KLD", "PERPLEXITY", "TOP-1", "PP TOK/S", "TG TOK/S", ""];
+    let mut rows = vec![header.map(String::from).to_vec()];
+    let rate = |rate: Option<f64>| rate.map_or_else(|| "-".into(), |rate| format!("{rate:.1}"));
+    rows.extend(found.rows.iter().map(|row| {
+        let front = match (row.pareto_quality, row.pareto_speed) {
+            (true, true) => "best for its size, in quality and speed",
+            (true, false) => "best for its size in quality",
+            (false, true) => "best for its size in speed",
+            (false, false) => "",
+        };
+        vec![
+            row.method.clone(),
+            row.format.clone(),
+            output::size(row.size_bytes),
+            format!("{:.5}", row.kld),
+            sweep::change(row.perplexity_change),
+            format!("{:.1} %", row.top1 * 100.0),
+            rate(row.prompt_tokens_per_second),
+            rate(row.tokens_per_second),
+            front.into(),
+        ]
+    }));
+    output::table(&rows);
+    for failure in &found.failures {
+        output::say(&output::clean(&format!("{} {}: {}", failure.format, failure.method, failure.reason)));
+    }
+}
