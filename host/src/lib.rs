@@ -1,33 +1,85 @@
-//! pajamas as a library: what the `pajamas` binary is made of.
+//! Makes a model of Hugging Face's small, proves that it is still good, and runs it on the best hardware present.
 //!
-//! A model goes [`models`] → [`pipeline`] → [`validate`] (and [`verify`]), and [`runtime`] opens it; a plugin goes through the stages of [`plugins`]; what may crash runs in a
-//! [`worker`].
+//! ```no_run
+//! use pajamas::Pajamas;
 //!
-//! - `config`, `env_vars`: settings and where they come from. `error`: what can go wrong, with hints.
-//! - [`benchmark`]: how fast that is. `hardware`: this machine. `doctor`: is the installation sound. `chat`: a model's own
-//!   template. `conversation`: what a chat remembers, and its file. `files`: replacing one as a whole. `text`: sizes and
-//!   shell words. `cli`: one file per command.
+//! # fn main() -> pajamas::Result<()> {
+//! let pajamas = Pajamas::new()?;
+//! // The smallest GGUF file whose mean KL divergence from the source is at most 0.03, found by measuring.
+//! let made = pajamas.quantize("Qwen/Qwen2.5-0.5B-Instruct").max_kld(0.03).run()?;
+//! println!("{} by {}", made.artifact.path.display(), made.artifact.method);
+//!
+//! let model = pajamas.load(made.artifact.path.display().to_string()).run()?;
+//! let answer = model.chat("What is the capital of France?").max_tokens(32).run()?;
+//! println!("{} ({:.0} tokens/s)", answer.text, answer.stats.tokens_per_second);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Pajamas`] is an installation: its settings, its plugins, the models that were made. Each of its methods begins a piece of
+//! work ([`Quantize`], [`Load`], [`Validate`], [`Benchmark`], [`SweepMethods`]) that is described step by step and done by
+//! `run`, which blocks; an [`Observer`] hears how it goes, a [`CancelToken`] stops it. A [`Model`] answers, from any number of
+//! threads at once. Everything that fails gives an [`Error`] with a [hint](Error::hint) apart from its message.
+//!
+//! Plugins are asked, models quantized, and isolated models run, in a process of their own, `pajamas-worker`, which is
+//! installed with the program `pajamas`: see [`Builder::worker`].
 
+mod api;
+#[doc(hidden)]
 pub mod benchmark;
+#[doc(hidden)]
 pub mod chat;
+#[doc(hidden)]
 pub mod cli;
+#[doc(hidden)]
 pub mod config;
-pub mod conversation;
-pub mod doctor;
-pub mod env_vars;
-pub mod error;
-pub mod files;
+mod conversation;
+mod doctor;
+mod env_vars;
+mod error;
+mod files;
+#[doc(hidden)]
 pub mod hardware;
+#[doc(hidden)]
 pub mod models;
+#[doc(hidden)]
 pub mod pipeline;
+#[doc(hidden)]
 pub mod plugins;
+#[doc(hidden)]
 pub mod runtime;
+#[doc(hidden)]
 pub mod search;
+#[doc(hidden)]
 pub mod sweep;
-pub mod text;
-pub mod users;
+mod text;
+mod users;
+#[doc(hidden)]
 pub mod validate;
-pub mod verify;
+mod verify;
+#[doc(hidden)]
 pub mod worker;
 
+pub use api::*;
+pub use chat::Message;
 pub use error::{Error, Result};
+pub use hardware::Hardware;
+pub use models::store::Record;
+pub use pajamas_plugin_api::{
+    CancelToken, Event, FinishReason, GenerateRequest, GenerateResult, GenerateStats, MemoryUsage, ModelInfo,
+    ProgressUpdate, QuantizeReport, Sampling,
+};
+pub use pipeline::Artifact;
+pub use plugins::{Backend, Status};
+pub use runtime::open::Observer;
+pub use search::Trial;
+
+/// What measuring gives: all the figures, as `--json` shows them.
+pub mod report {
+    pub use crate::benchmark::report::{Report as Benchmark, Run, TestResult};
+    pub use crate::sweep::{Failure, Row, Sweep};
+    pub use crate::validate::statistics::{Comparison, Distribution, Estimate};
+    pub use crate::validate::text::TextSummary;
+    pub use crate::validate::verdict::Verdict;
+    pub use crate::validate::{Elapsed, Participant, Report as Validation, Summary};
+}

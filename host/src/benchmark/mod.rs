@@ -163,6 +163,7 @@ impl Bench<'_> {
             isolate: true,
             method: self.options.method.clone(),
             context_length: Some(self.context_length),
+            parallel: None,
             set: self.options.set.clone(),
         }
     }

@@ -3,15 +3,13 @@
 use super::interrupt::Interrupt;
 use super::output;
 use super::progress::Bar;
+use crate::Pajamas;
 use crate::benchmark::export::{Csv, Exporter, Json, LEGEND, Markdown, Table};
 use crate::benchmark::report::Report;
-use crate::benchmark::{self, BenchmarkOptions, plan};
 use crate::config::Config;
 use crate::error::Error;
 use crate::pipeline::Artifact;
-use crate::plugins;
-use crate::runtime::obtain::{Obtain, Purpose};
-use crate::runtime::open::{Observer, OpenOptions};
+use crate::runtime::open::Observer;
 use pajamas_plugin_api::ProgressUpdate;
 use std::time::Duration;
 
@@ -103,42 +101,27 @@ fn seconds(text: &str) -> Result<Duration, String> {
     seconds.map(Duration::from_secs_f64).ok_or_else(|| format!("expected a number from 0 to {DELAY_S_MAX}"))
 }
 
-impl Args {
-    fn options(&self, config: &Config) -> BenchmarkOptions {
-        BenchmarkOptions {
-            backends: self.backend.clone(),
-            tests: plan::tests(&self.prompt_tokens, &self.generate_tokens, &self.depth),
-            repetitions: self.repetitions,
-            warm_up: !self.no_warmup,
-            delay: self.delay,
-            fallback: config.fallback && !self.strict,
-            method: self.method.clone(),
-            context_length: self.context_length,
-            set: self.set.clone(),
-        }
-    }
-}
-
 /// Runs the command.
 pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::Result<()> {
-    let mut config = config.clone();
-    config.threads = args.threads.or(config.threads);
-    let candidates = plugins::survey(&config);
+    let pajamas = Pajamas::with(Config { threads: args.threads.or(config.threads), ..config.clone() });
     let interrupt = Interrupt::install()?;
     let screen = Screen(Bar::new());
-    let (options, cancel) = (args.options(&config), interrupt.begin());
-    let open = OpenOptions {
-        backend: options.backends.first().cloned(),
-        fallback: options.fallback,
-        method: options.method.clone(),
-        context_length: options.context_length,
-        ..OpenOptions::default()
-    };
-    let purpose = Purpose::Run(&open);
-    let obtain = Obtain { purpose, candidates: &candidates, config: &config, observer: &screen, cancel: &cancel };
-    let models = args.models.iter().map(|model| Ok((model.clone(), obtain.source(model)?)));
-    let models = models.collect::<Result<Vec<_>, Error>>()?;
-    let report = benchmark::benchmark(&models, &options, &candidates, &config, &screen, &cancel)?;
+    let work = pajamas
+        .benchmark(args.models.iter().cloned())
+        .prompt_tokens(&args.prompt_tokens)
+        .generate_tokens(&args.generate_tokens)
+        .depths(&args.depth)
+        .repetitions(args.repetitions)
+        .with(|options| {
+            options.backends.clone_from(&args.backend);
+            options.warm_up = !args.no_warmup;
+            options.delay = args.delay;
+            options.fallback &= !args.strict;
+            options.method.clone_from(&args.method);
+            options.context_length = args.context_length;
+            options.set.clone_from(&args.set);
+        });
+    let report = work.observer(&screen).cancel(interrupt.begin()).run()?;
     interrupt.end();
     drop(screen);
     let format = if common.json { Format::Json } else { args.output };

@@ -32,7 +32,7 @@ struct Info<'a> {
     disks: Vec<Disk>,
     home: &'a Path,
     plugin_dirs: &'a [PathBuf],
-    backends: Vec<plugins::Row>,
+    backends: Vec<crate::plugins::Backend>,
     models: Vec<Record>,
 }
 
@@ -60,7 +60,7 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
         disks: disks(config),
         home: &config.home,
         plugin_dirs: &config.plugin_dirs,
-        backends: plugins::rows(&candidates, config),
+        backends: crate::plugins::backends(&candidates, config),
         models: store::list(config),
     };
     if common.json {

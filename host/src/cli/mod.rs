@@ -65,7 +65,7 @@ struct Common {
 
 impl Common {
     fn flags(&self) -> Flags {
-        Flags { plugin_dirs: self.plugin_dir.clone(), offline: self.offline }
+        Flags { plugin_dirs: self.plugin_dir.clone(), offline: self.offline, ..Flags::default() }
     }
 }
 

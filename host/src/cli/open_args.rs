@@ -41,6 +41,7 @@ impl OpenArgs {
             isolate: self.isolate,
             method: self.method.clone(),
             context_length: None,
+            parallel: None,
             set: self.set.clone(),
         }
     }

@@ -11,9 +11,7 @@ mod verify;
 use super::output;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::plugins::{self, Candidate, Status};
-use pajamas_plugin_api::Availability;
-use serde::Serialize;
+use crate::plugins::{self, Backend, Candidate};
 use std::path::Path;
 
 /// What `pajamas plugins` takes.
@@ -50,29 +48,6 @@ enum Action {
     New(new::Args),
 }
 
-/// One row.
-#[derive(Debug, Serialize)]
-pub struct Row {
-    /// 1 for the backend that runs by default; none for those that cannot run.
-    rank: Option<usize>,
-    /// Why it comes before the next.
-    rank_reason: String,
-    name: String,
-    version: Option<String>,
-    api_version: Option<String>,
-    status: Status,
-    /// The devices of an available backend.
-    devices: Vec<String>,
-    formats: Vec<String>,
-    reason: String,
-    remedy: String,
-    /// How long it took to say whether it is available.
-    probe_ms: Option<f64>,
-    /// When it was asked, in seconds since 1970.
-    asked_at: Option<u64>,
-    path: String,
-}
-
 /// Runs the command.
 pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::Result<()> {
     match args.action.as_ref().unwrap_or(&Action::List(Asking::default())) {
@@ -91,7 +66,7 @@ fn survey(asking: &Asking, config: &Config) -> Vec<Candidate> {
 }
 
 fn list(candidates: &[Candidate], common: &super::Common, config: &Config) -> anyhow::Result<()> {
-    let rows = rows(candidates, config);
+    let rows = plugins::backends(candidates, config);
     if common.json {
         return output::json(&rows);
     }
@@ -103,36 +78,6 @@ fn list(candidates: &[Candidate], common: &super::Common, config: &Config) -> an
     }
     print(&rows);
     Ok(())
-}
-
-/// The rows for `candidates`, which are sorted.
-pub fn rows(candidates: &[Candidate], config: &Config) -> Vec<Row> {
-    (0..candidates.len()).map(|index| row(index, candidates, config)).collect()
-}
-
-/// The row of the candidate at `index`.
-fn row(index: usize, candidates: &[Candidate], config: &Config) -> Row {
-    let candidate = &candidates[index];
-    let manifest = candidate.manifest.as_ref();
-    let devices = match candidate.report.as_ref().map(|report| &report.availability) {
-        Some(Availability::Available { devices }) => devices.iter().map(|device| device.name.clone()).collect(),
-        _ => Vec::new(),
-    };
-    Row {
-        rank: (candidate.status == Status::Available).then_some(index + 1),
-        rank_reason: plugins::rank::why(candidates, index, config.backend.as_deref()),
-        name: candidate.name(),
-        version: manifest.map(|m| m.version.to_string()),
-        api_version: manifest.map(|m| m.api_version.to_string()),
-        status: candidate.status,
-        devices,
-        formats: manifest.map(|m| m.formats.clone()).unwrap_or_default(),
-        reason: candidate.reason.clone(),
-        remedy: candidate.remedy.clone(),
-        probe_ms: candidate.report.as_ref().map(|report| (report.elapsed_ms * 1e3).round() / 1e3),
-        asked_at: candidate.asked_at,
-        path: candidate.path.display().to_string(),
-    }
 }
 
 /// The candidates that go by `name`; one at least.
@@ -162,7 +107,7 @@ fn ambiguous(name: &str, candidates: &[&Candidate]) -> Error {
 }
 
 /// Prints the table, and below it what could be done about the rest.
-pub fn print(rows: &[Row]) {
+pub fn print(rows: &[Backend]) {
     let head = ["RANK", "NAME", "VERSION", "API", "STATUS", "TIME", "DEVICE OR REASON"].map(String::from).to_vec();
     let dash = || "-".to_owned();
     let mut cells = vec![head];
@@ -188,7 +133,7 @@ pub fn print(rows: &[Row]) {
 }
 
 /// Says what could be done about each plugin that is not as it could be.
-fn print_remedies(rows: &[Row]) {
+fn print_remedies(rows: &[Backend]) {
     for row in rows.iter().filter(|row| !row.remedy.is_empty()) {
         output::say(&format!("hint: {}: {}", output::clean(&row.name), output::clean(&row.remedy)));
     }

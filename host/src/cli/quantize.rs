@@ -6,20 +6,10 @@ use super::progress::Console;
 use super::validate::{LimitArgs, in_short, tokens, too_low};
 use crate::config::Config;
 use crate::error::Error;
-use crate::models::source::Source;
-use crate::models::{format, source};
-use crate::pipeline::{self, Artifact, QuantizeOptions};
-use crate::runtime::obtain::{Obtain, Purpose};
-use crate::runtime::open::{Observer, OpenOptions};
-use crate::search::{self, Goal, Trial};
-use crate::validate::text::Text;
-use crate::validate::{self, Host, Report, ValidateOptions};
-use pajamas_plugin_api::CancelToken;
-use serde::Serialize;
+use crate::models::format;
+use crate::pipeline::Artifact;
+use crate::{Measure, Pajamas, Quantize, TOKENS_OF_NEW};
 use std::path::PathBuf;
-
-/// Tokens that a new model is measured on by default: enough to notice damage, and seconds for a small model.
-const TOKENS: usize = 2048;
 
 /// What `pajamas quantize` takes.
 #[derive(Debug, clap::Args)]
@@ -67,7 +57,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "no_validate")]
     text: Option<PathBuf>,
     /// Tokens of the text to read at the most.
-    #[arg(long, value_name = "N", default_value_t = TOKENS, value_parser = tokens, conflicts_with = "no_validate")]
+    #[arg(long, value_name = "N", default_value_t = TOKENS_OF_NEW, value_parser = tokens, conflicts_with = "no_validate")]
     tokens: usize,
     #[command(flatten)]
     limits: LimitArgs,
@@ -137,25 +127,6 @@ impl TuningArgs {
     }
 }
 
-/// What is printed as JSON.
-#[derive(Debug, Serialize)]
-struct Outcome {
-    #[serde(flatten)]
-    artifact: Artifact,
-    /// What was tried to find it; none where the method was named.
-    search: Option<Search>,
-    /// How good it is; none if that was not measured.
-    validation: Option<Report>,
-    /// Why it was not measured; empty when it was.
-    not_validated: String,
-}
-
-#[derive(Debug, Serialize)]
-struct Search {
-    reason: String,
-    trials: Vec<Trial>,
-}
-
 /// A size as people write it, in bytes: `6GiB`, `500 MB`, `4.5G`.
 fn bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
@@ -180,142 +151,81 @@ fn bytes(text: &str) -> Result<u64, String> {
 }
 
 impl Args {
-    /// What is to be searched for, where no method is named and a size or a divergence is.
-    fn goal(&self) -> Option<Goal> {
-        let max_kld = self.limits.limits().max_kld;
-        let named = self.method.is_some() || self.bits.is_some();
-        (self.fit.is_some() || (max_kld.is_some() && !named)).then(|| Goal {
-            max_bytes: self.fit,
-            max_kld,
-            text: self.text.clone().map(Text::File),
-            tokens: self.tokens,
-        })
-    }
-
-    /// Whether the user wants a measurement or an error.
-    fn must_validate(&self) -> bool {
-        self.validate || self.text.is_some() || self.limits.given()
-    }
-
-    fn options(&self) -> Result<QuantizeOptions, Error> {
+    /// The work that these arguments describe.
+    fn work<'a>(&self, pajamas: &'a Pajamas) -> Result<Quantize<'a>, Error> {
+        let mut work = pajamas.quantize(&self.model).tokens(self.tokens);
+        // Both are words of MLX alone; a method tells its format itself.
+        let mlx = self.bits.is_some() || (self.group_size.is_some() && self.method.is_none());
+        if let Some(format) = self.format.clone().or_else(|| mlx.then(|| format::MLX.into())) {
+            work = work.format(format);
+        }
+        if let Some(method) = self.method.clone().or_else(|| self.bits.map(|bits| format!("{bits}bit"))) {
+            work = work.method(method);
+        }
         let group_size = self.group_size.map(|size| ("group_size".to_owned(), size.to_string()));
-        let tuning = self.tuning.options()?;
-        Ok(QuantizeOptions {
-            // Both are words of MLX alone; a method tells its format itself.
-            format: self.format.clone().or_else(|| {
-                let mlx = self.bits.is_some() || (self.group_size.is_some() && self.method.is_none());
-                mlx.then(|| format::MLX.into())
-            }),
-            method: self.method.clone().or_else(|| self.bits.map(|bits| format!("{bits}bit"))),
-            output_dir: self.output.clone(),
-            name: self.name.clone(),
-            options: self.set.iter().cloned().chain(group_size).chain(tuning).collect(),
-            evidence: None,
+        for (name, value) in self.set.iter().cloned().chain(group_size).chain(self.tuning.options()?) {
+            work = work.set(name, value);
+        }
+        if let Some(dir) = &self.output {
+            work = work.output_dir(dir);
+        }
+        if let Some(name) = &self.name {
+            work = work.name(name);
+        }
+        if let Some(bytes) = self.fit {
+            work = work.fit(bytes);
+        }
+        if let Some(text) = &self.text {
+            work = work.text(text);
+        }
+        if self.no_validate {
+            work = work.measure(Measure::Never);
+        } else if self.validate || self.text.is_some() {
+            work = work.measure(Measure::Always);
+        }
+        let limits = &self.limits;
+        if let Some(part) = limits.max_degradation {
+            work = work.max_degradation(part);
+        }
+        Ok(match limits.max_kld {
+            Some(nats) => work.max_kld(nats),
+            None => work,
         })
     }
 }
 
 /// Runs the command.
 pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::Result<()> {
-    if let Some(text) = &args.text {
-        // Before hours of work for it.
-        Text::File(text.clone()).check()?;
-    }
-    let options = args.options()?;
-    let candidates = crate::plugins::survey(config);
+    let pajamas = Pajamas::with(config.clone());
+    let work = args.work(&pajamas)?;
     if args.dry_run {
-        let source = source::resolve(&args.model, config)?;
-        let forecast = pipeline::dry_run(&source, &options, &candidates, config, &CancelToken::never())?;
-        return show_forecast(&forecast, &args.model, common);
+        return show_forecast(&work.dry_run()?, &args.model, common);
     }
     let interrupt = Interrupt::install()?;
     let console = Console::new(&args.model);
-    let progress = |update: &_| console.progress(update);
-    let cancel = interrupt.begin();
-    let purpose = Purpose::Quantize(&options);
-    let obtain = Obtain { purpose, candidates: &candidates, config, observer: &console, cancel: &cancel };
-    let source = obtain.source(&args.model)?;
-    let host = Host { candidates: &candidates, config, observer: &console };
-    let (options, search) = match args.goal() {
-        None => (options, None),
-        Some(goal) => {
-            let found = search::search(&source, &goal, &options, &host, &cancel)?;
-            (found.options.clone(), Some(found))
-        }
-    };
-    let artifact = pipeline::quantize(&source, &options, &candidates, config, &progress, &cancel)?;
+    let made = work.observer(&console).cancel(interrupt.begin()).run()?;
     console.clear();
-    if !common.json {
-        summarize(&artifact, &args.model);
-        if let Some(found) = &search {
-            output::say(&format!("  chosen because {}", found.reason));
-        }
-    }
-    let path = artifact.path.display().to_string();
-    let measured = if args.no_validate || !(config.validate || args.must_validate()) {
-        Ok(Err("it was not asked for".to_owned()))
-    } else {
-        measure(args, &source, &artifact, &host, &cancel)
-    };
-    console.clear();
-    let (validation, not_validated, failed) = match measured {
-        Ok(Ok(report)) => (Some(report), String::new(), None),
-        Ok(Err(reason)) => (None, reason, None),
-        // Whatever became of the measurement, the model is there.
-        Err(error) => (None, error.to_string(), Some(error)),
-    };
-    let search = search.map(|found| Search { reason: found.reason, trials: found.trials });
-    let outcome = Outcome { artifact, search, validation, not_validated };
     if common.json {
-        output::json(&outcome)?;
+        output::json(&made)?;
     } else {
-        if let Some(report) = &outcome.validation {
+        if let Some(search) = &made.search {
+            output::say(&format!("  chosen because {}", search.reason));
+        }
+        if let Some(report) = &made.validation {
             in_short(report).iter().for_each(|line| output::say(&output::clean(line)));
-        } else if failed.is_some() {
+        } else if made.failure.is_some() {
             output::say("  note   the model is finished, and measuring it failed");
         } else if !args.no_validate && config.validate {
-            output::say(&format!("  note   not validated: {}", output::clean(&outcome.not_validated)));
+            output::say(&format!("  note   not validated: {}", output::clean(&made.not_validated)));
         }
-        output::print(&output::shown(&path));
+        output::print(&output::shown(&made.artifact.path.display().to_string()));
     }
-    if let Some(error) = failed {
+    if let Some(error) = made.failure {
         return Err(error.into());
     }
-    match &outcome.validation {
+    match &made.validation {
         Some(report) if report.verdict.as_ref().is_some_and(|verdict| !verdict.passed) => Err(too_low(report).into()),
         _ => Ok(()),
-    }
-}
-
-/// Measures `artifact` against `source`; the inner error is the reason why that cannot be done here, where the user did not
-/// insist on it.
-fn measure(
-    args: &Args,
-    source: &Source,
-    artifact: &Artifact,
-    host: &Host<'_>,
-    cancel: &CancelToken,
-) -> Result<Result<Report, String>, Error> {
-    let open = OpenOptions { fallback: true, ..OpenOptions::default() };
-    let options = ValidateOptions {
-        open: open.clone(),
-        reference_open: open,
-        text: args.text.clone().map(Text::File),
-        tokens: args.tokens,
-        window: None,
-        limits: args.limits.limits(),
-        made_now: true,
-        stop_at: None,
-    };
-    let made = Source { path: artifact.path.clone(), format: artifact.format.clone(), hub: None, ..source.clone() };
-    // The backend that the user prefers may run other formats only.
-    let config = Config { backend: None, ..host.config.clone() };
-    let host = Host { config: &config, ..*host };
-    match validate::validate(&made, Some((&args.model, source)), &options, &host, cancel) {
-        Ok(report) => Ok(Ok(report)),
-        Err(Error::Interrupted) => Err(Error::Interrupted),
-        Err(error) if args.must_validate() => Err(error),
-        Err(error) => Ok(Err(error.to_string())),
     }
 }
 

@@ -4,14 +4,11 @@ use super::interrupt::Interrupt;
 use super::output;
 use super::progress::Console;
 use super::validate::tokens;
+use crate::Pajamas;
 use crate::config::Config;
 use crate::error::Error;
 use crate::files;
-use crate::pipeline::QuantizeOptions;
-use crate::runtime::obtain::{Obtain, Purpose};
-use crate::sweep::{self, Sweep, SweepOptions, plot, report};
-use crate::validate::Host;
-use crate::validate::text::Text;
+use crate::sweep::{self, Sweep, plot, report};
 use std::path::{Path, PathBuf};
 
 /// What `pajamas sweep` takes.
@@ -50,34 +47,27 @@ pub struct Args {
 
 /// Runs the command.
 pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::Result<()> {
-    let text = args.text.clone().map(Text::File);
-    if let Some(text) = &text {
-        text.check()?;
-    }
-    let candidates = crate::plugins::survey(config);
+    let pajamas = Pajamas::with(config.clone());
     let interrupt = Interrupt::install()?;
     let console = Console::new(&args.model);
-    let cancel = interrupt.begin();
-    let quantize = QuantizeOptions::default();
-    let purpose = Purpose::Quantize(&quantize);
-    let obtain = Obtain { purpose, candidates: &candidates, config, observer: &console, cancel: &cancel };
-    let source = obtain.source(&args.model)?;
-    let dir = args.output.clone().unwrap_or_else(|| config.home.join("sweeps").join(&source.name));
-    // Before an hour of work for it.
+    let mut work = pajamas
+        .sweep(&args.model)
+        .methods(args.method.iter().cloned())
+        .formats(args.format.iter().cloned())
+        .keep(args.keep)
+        .tokens(args.tokens)
+        .speed(args.prompt_tokens, args.generate_tokens)
+        .repetitions(args.repetitions);
+    if let Some(text) = &args.text {
+        work = work.text(text);
+    }
+    if let Some(dir) = &args.output {
+        // Before an hour of work for it.
+        std::fs::create_dir_all(dir).map_err(Error::io("creating", dir))?;
+    }
+    let found = work.observer(&console).cancel(interrupt.begin()).run()?;
+    let dir = args.output.clone().unwrap_or_else(|| config.home.join("sweeps").join(&found.name));
     std::fs::create_dir_all(&dir).map_err(Error::io("creating", &dir))?;
-    let options = SweepOptions {
-        methods: args.method.clone(),
-        formats: args.format.clone(),
-        keep: args.keep,
-        text,
-        tokens: args.tokens,
-        speed: (args.prompt_tokens, args.generate_tokens),
-        repetitions: args.repetitions,
-    };
-    // The backend that the user prefers may run other formats only.
-    let config = Config { backend: None, ..config.clone() };
-    let host = Host { candidates: &candidates, config: &config, observer: &console };
-    let found = sweep::sweep(&source, &options, &host, &cancel)?;
     console.clear();
     let report = write(&found, &dir)?;
     if common.json {

@@ -6,17 +6,13 @@ use super::output;
 use super::progress::Console;
 use crate::config::Config;
 use crate::error::Error;
-use crate::plugins;
-use crate::runtime::obtain::{Obtain, Purpose};
 use crate::runtime::open::OpenOptions;
 use crate::validate::statistics::{Comparison, Estimate};
-use crate::validate::text::{TOKENS_MAX, TOKENS_MIN, Text};
+use crate::validate::text::{TOKENS_MAX, TOKENS_MIN};
 use crate::validate::verdict::{Limits, Verdict, percent};
-use crate::validate::{self, Host, Participant, Report, ValidateOptions};
+use crate::validate::{Participant, Report};
+use crate::{Pajamas, TOKENS_TO_VALIDATE, Validate};
 use std::path::PathBuf;
-
-/// Tokens that `pajamas validate` reads by default.
-const TOKENS: usize = 8192;
 
 /// What `pajamas validate` takes.
 #[derive(Debug, clap::Args)]
@@ -30,7 +26,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// Tokens of the text to read at the most.
-    #[arg(long, value_name = "N", default_value_t = TOKENS, value_parser = tokens)]
+    #[arg(long, value_name = "N", default_value_t = TOKENS_TO_VALIDATE, value_parser = tokens)]
     tokens: usize,
     /// Tokens in a window; each is read on its own, and all its tokens but the first are scored [default: 512, or the
     /// model's trained context].
@@ -53,10 +49,10 @@ pub struct Args {
 pub struct LimitArgs {
     /// How much perplexity may grow: `5%` or `0.05` [default: 5%].
     #[arg(long, value_name = "PART", value_parser = part, allow_negative_numbers = true)]
-    max_degradation: Option<f64>,
+    pub max_degradation: Option<f64>,
     /// The mean KL divergence from the reference to allow, in nats [default: any].
     #[arg(long, value_name = "NATS", value_parser = non_negative, allow_negative_numbers = true)]
-    max_kld: Option<f64>,
+    pub max_kld: Option<f64>,
 }
 
 impl LimitArgs {
@@ -94,40 +90,42 @@ pub fn tokens(text: &str) -> Result<usize, String> {
     value.ok_or_else(|| format!("expected a whole number from {TOKENS_MIN} to {TOKENS_MAX}"))
 }
 
+impl Args {
+    /// The work that these arguments describe.
+    fn work<'a>(&self, pajamas: &'a Pajamas, config: &Config) -> Validate<'a> {
+        let open = self.open.options(config);
+        let reference = OpenOptions {
+            backend: self.reference_backend.clone(),
+            method: None,
+            set: self.reference_set.clone(),
+            ..open.clone()
+        };
+        let limits = self.limits.limits();
+        let mut work = pajamas.validate(&self.model).opening(open, reference).tokens(self.tokens);
+        work = work.max_degradation(limits.max_degradation);
+        if let Some(nats) = limits.max_kld {
+            work = work.max_kld(nats);
+        }
+        if let Some(reference) = &self.reference {
+            work = work.reference(reference);
+        }
+        if let Some(text) = &self.text {
+            work = work.text(text);
+        }
+        match self.window {
+            Some(window) => work.window(window),
+            None => work,
+        }
+    }
+}
+
 /// Runs the command.
 pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::Result<()> {
     let config = args.open.over(config);
-    let candidates = plugins::survey(&config);
+    let pajamas = Pajamas::with(config.clone());
     let interrupt = Interrupt::install()?;
     let console = Console::new(&args.model);
-    let open = args.open.options(&config);
-    let cancel = interrupt.begin();
-    let obtain = |reference: &str, purpose| {
-        let obtain = Obtain { purpose, candidates: &candidates, config: &config, observer: &console, cancel: &cancel };
-        obtain.source(reference)
-    };
-    let source = obtain(&args.model, Purpose::Run(&open))?;
-    // In its own precision, by another backend perhaps.
-    let reference = args.reference.as_ref().map(|name| Ok::<_, Error>((name.as_str(), obtain(name, Purpose::Keep)?)));
-    let reference = reference.transpose()?;
-    let options = ValidateOptions {
-        reference_open: OpenOptions {
-            backend: args.reference_backend.clone(),
-            method: None,
-            set: args.reference_set.clone(),
-            ..open.clone()
-        },
-        open,
-        text: args.text.clone().map(Text::File),
-        tokens: args.tokens,
-        window: args.window,
-        limits: args.limits.limits(),
-        made_now: false,
-        stop_at: None,
-    };
-    let host = Host { candidates: &candidates, config: &config, observer: &console };
-    let reference = reference.as_ref().map(|(name, source)| (*name, source));
-    let report = validate::validate(&source, reference, &options, &host, &cancel)?;
+    let report = args.work(&pajamas, &config).observer(&console).cancel(interrupt.begin()).run()?;
     console.clear();
     if common.json {
         output::json(&report)?;

@@ -4,7 +4,7 @@ pub mod edit;
 pub mod keys;
 pub mod settings;
 
-use crate::env_vars::{self, HF_HUB_OFFLINE, PAJAMAS_BACKEND, PAJAMAS_HOME, PAJAMAS_PLUGIN_PATH};
+use crate::env_vars::{self, HF_HUB_OFFLINE, PAJAMAS_BACKEND, PAJAMAS_HOME, PAJAMAS_PLUGIN_PATH, PAJAMAS_WORKER};
 use crate::error::{Error, Result};
 use crate::plugins::pins::Trust;
 use keys::Kind;
@@ -53,12 +53,15 @@ pub enum Origin {
     Environment(&'static str),
     /// The flag of this name.
     Flag(&'static str),
+    /// The program that uses the library.
+    Caller,
 }
 
 impl std::fmt::Display for Origin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
+            Self::Caller => f.write_str("the program"),
             Self::File(path) => path.display().fmt(f),
             Self::Environment(name) | Self::Flag(name) => f.write_str(name),
         }
@@ -92,6 +95,10 @@ pub struct Config {
     pub check_backends: bool,
     /// Whether nothing is ever fetched.
     pub offline: bool,
+    /// Where pajamas is installed, if not around the running program.
+    pub prefix: Option<PathBuf>,
+    /// The worker's program, where one is named.
+    pub worker: Option<PathBuf>,
     /// Where the values came from.
     pub origins: Origins,
 }
@@ -106,11 +113,18 @@ pub struct Origins {
     keys: BTreeMap<&'static str, Origin>,
 }
 
-/// What flags say that every command has.
+/// What comes before the environment and the file: the flags that every command has, and what a program that uses the
+/// library says.
 #[derive(Debug, Clone, Default)]
 pub struct Flags {
+    /// The home folder.
+    pub home: Option<PathBuf>,
     /// Plugin folders, which come first.
     pub plugin_dirs: Vec<PathBuf>,
+    /// Where pajamas is installed, with `bin` and `lib/pajamas/plugins` in it, if not around the running program.
+    pub prefix: Option<PathBuf>,
+    /// The worker's program.
+    pub worker: Option<PathBuf>,
     /// Whether nothing is ever fetched.
     pub offline: bool,
 }
@@ -129,7 +143,10 @@ impl Config {
     /// When there is a file and it is not as expected.
     pub fn load(flags: &Flags) -> Result<Self> {
         let plugin_dir = &flags.plugin_dirs;
-        let (home, origin) = home()?;
+        let (home, origin) = match &flags.home {
+            Some(home) => (std::path::absolute(home).map_err(Error::io("resolving", home))?, Origin::Caller),
+            None => home()?,
+        };
         if let Some(dir) = plugin_dir.first().filter(|_| crate::users::is_privileged()) {
             return Err(Error::Refused {
                 message: format!(
@@ -164,7 +181,10 @@ impl Config {
         // Relative ones count from the file that names them, wherever the program is started.
         dirs.extend(file.plugin_dirs.iter().map(|dir| (home.join(dir), from_file.clone())));
         dirs.push((home.join("plugins"), Origin::Default));
-        if let Some(prefix) = std::env::current_exe().ok().as_deref().and_then(Path::parent).and_then(Path::parent) {
+        let own = || {
+            std::env::current_exe().ok().as_deref().and_then(Path::parent).and_then(Path::parent).map(Path::to_owned)
+        };
+        if let Some(prefix) = flags.prefix.clone().or_else(own) {
             dirs.push((prefix.join("lib/pajamas/plugins"), Origin::Default));
         }
         if cfg!(unix) {
@@ -194,6 +214,8 @@ impl Config {
             trust: file.trust.unwrap_or_default(),
             check_backends: file.check_backends.unwrap_or(true),
             offline: flags.offline || is_offline() || file.offline.unwrap_or(false),
+            prefix: flags.prefix.clone(),
+            worker: flags.worker.clone().or_else(|| env_vars::value(PAJAMAS_WORKER).map(PathBuf::from)),
             origins: Origins { home: home_origin, plugin_dirs: dir_origins, keys },
         }
     }
@@ -326,7 +348,7 @@ mod tests {
 
     #[test]
     fn each_value_knows_where_it_came_from() {
-        let flags = Flags { plugin_dirs: vec!["/flag".into()], offline: true };
+        let flags = Flags { plugin_dirs: vec!["/flag".into()], offline: true, ..Flags::default() };
         let file = parse("threads = 2\nplugin_dirs = ['mine']").unwrap();
         let config = Config::resolve("/h".into(), Origin::Default, file, &flags);
         let from_file = Origin::File("/h/config.toml".into());

@@ -19,7 +19,7 @@ const PATH: &str = "programs on PATH";
 
 /// Whether the worker is found, starts, speaks our protocol and is of our version.
 pub(super) fn check_worker(config: &Config) -> Vec<Check> {
-    let executable = match client::find_executable() {
+    let executable = match client::find_executable(config) {
         Ok(executable) => executable,
         Err(error) => return vec![broken(&error)],
     };

@@ -124,7 +124,7 @@ impl Answer {
 impl Cache {
     /// Reads the cache; empty where there is none that this host can use.
     pub fn read(config: &Config) -> Self {
-        let writer = writer();
+        let writer = writer(config);
         let read = Self::parse(&path(config)).filter(|cache| cache.writer == writer);
         read.unwrap_or_else(|| Self { writer, ..Self::default() })
     }
@@ -212,8 +212,8 @@ pub fn now() -> u64 {
 }
 
 /// What an answer depends on besides plugin and machine: this host, its API, and the worker that asks.
-fn writer() -> String {
-    let worker = crate::worker::client::find_executable().ok();
+fn writer(config: &Config) -> String {
+    let worker = crate::worker::client::find_executable(config).ok();
     let worker = worker.and_then(|path| PluginFile::examine(&path, None).ok());
     format!("{} {} {worker:?}", env!("CARGO_PKG_VERSION"), pajamas_plugin_api::API_VERSION)
 }

@@ -4,6 +4,7 @@
 //! whether a backend computes rightly, [`conformance`] whether a plugin keeps the rules, [`install`], and [`scaffold`], which begins a new plugin.
 
 pub mod arithmetic;
+mod backends;
 pub mod cache;
 pub mod conformance;
 pub mod discover;
@@ -17,6 +18,8 @@ pub mod probe;
 pub mod rank;
 pub mod scaffold;
 pub mod trust;
+
+pub use backends::{Backend, backend, backends};
 
 use crate::config::Config;
 use crate::error::{Error, Result};

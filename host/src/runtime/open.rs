@@ -27,20 +27,39 @@ pub struct OpenOptions {
     pub method: Option<String>,
     /// Tokens of context; none takes the model's, 4096 at the most.
     pub context_length: Option<u32>,
+    /// How many requests may run at once; none takes one.
+    pub parallel: Option<u32>,
     /// Options of the backend, as a user writes them.
     pub set: Vec<(String, String)>,
 }
 
-/// Who wants to know what happens while a model is opened.
+/// Who wants to know what happens in a piece of work; by default nobody does.
 pub trait Observer: Sync {
     /// Something that a user should read, because it may not be what they want.
-    fn warn(&self, message: &str);
+    fn warn(&self, message: &str) {
+        let _ = message;
+    }
     /// Something that a user may like to know.
-    fn note(&self, message: &str);
-    /// Progress of making or loading.
-    fn progress(&self, update: &ProgressUpdate);
-    /// An artifact was made, because none was there.
-    fn made(&self, artifact: &Artifact);
+    fn note(&self, message: &str) {
+        let _ = message;
+    }
+    /// Progress of fetching, making, loading or measuring. Comes from any thread.
+    fn progress(&self, update: &ProgressUpdate) {
+        let _ = update;
+    }
+    /// An artifact was made.
+    fn made(&self, artifact: &Artifact) {
+        let _ = artifact;
+    }
+}
+
+/// Nobody; what a user should read goes to the log.
+pub struct Unobserved;
+
+impl Observer for Unobserved {
+    fn warn(&self, message: &str) {
+        tracing::warn!("{message}");
+    }
 }
 
 /// A model that is ready to answer.
@@ -177,6 +196,7 @@ pub fn request(path: &Path, set: Options, options: &OpenOptions, config: &Config
     let mut request = LoadRequest::new(path);
     request.context_length = options.context_length.or(config.context_length);
     request.threads = config.threads;
+    request.parallel_slots = options.parallel.unwrap_or(1).max(1);
     request.options = set;
     request
 }

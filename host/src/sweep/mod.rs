@@ -100,6 +100,9 @@ pub struct Sweep {
     pub hardware: Hardware,
     /// What everything was made from, as a user writes it.
     pub model: String,
+    /// Its name, for file names.
+    #[serde(skip)]
+    pub name: String,
     /// Bytes of its weights.
     pub source_bytes: u64,
     /// Its precision.
@@ -126,6 +129,7 @@ pub fn sweep(source: &Source, options: &SweepOptions, host: &Host<'_>, cancel: &
         started_at: jiff::Timestamp::now().strftime("%FT%TZ").to_string(),
         hardware: crate::hardware::detect(),
         model: source.display(),
+        name: source.name.clone(),
         source_bytes: 0,
         source_precision: String::new(),
         text: None,

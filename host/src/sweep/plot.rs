@@ -172,6 +172,7 @@ mod tests {
             started_at: String::new(),
             hardware: crate::hardware::detect(),
             model: "m".into(),
+            name: "m".into(),
             source_bytes: 8 << 20,
             source_precision: "BF16".into(),
             text: None,

@@ -2,7 +2,7 @@
 
 use super::protocol::{self, PROTOCOL_VERSION, Reply, Request};
 use crate::config::Config;
-use crate::env_vars::{self, PAJAMAS_WORKER};
+use crate::env_vars::PAJAMAS_WORKER;
 use crate::error::{Error, Result};
 use crate::plugins::file::PluginFile;
 use crate::plugins::trust;
@@ -26,11 +26,14 @@ const STDERR_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a worker may take to say hello.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What comes from a worker, in order.
+pub type Replies = Receiver<std::io::Result<Reply>>;
+
 /// A worker process. Dropping it ends it, with its whole process group.
 pub struct Worker {
     child: Child,
     requests: Option<ChildStdin>,
-    replies: Receiver<std::io::Result<Reply>>,
+    replies: Replies,
     stderr: Arc<Mutex<Vec<u8>>>,
     stderr_reader: Option<JoinHandle<()>>,
 }
@@ -41,7 +44,7 @@ impl Worker {
     /// # Errors
     /// When there is no worker executable, or it is not this host's.
     pub fn start(config: &Config) -> Result<Self> {
-        let executable = find_executable()?;
+        let executable = find_executable(config)?;
         if crate::users::is_privileged() {
             trusted(&executable)?;
         }
@@ -119,7 +122,7 @@ impl Worker {
                 Ok(Ok(Reply::Log { level, target, message })) if !wait.is_zero() => log(level, &target, &message),
                 Ok(Ok(Reply::Log { .. })) => return Err(self.late(timeout)),
                 Ok(Ok(reply)) => return Ok(reply),
-                Ok(Err(error)) => return Err(self.failed(format!("spoke nonsense ({error})"))),
+                Ok(Err(error)) => return Err(self.failed(nonsense(&error))),
                 Err(RecvTimeoutError::Disconnected) => return Err(self.gone()),
                 Err(RecvTimeoutError::Timeout) if deadline.is_none() => (),
                 Err(RecvTimeoutError::Timeout) => return Err(self.late(timeout)),
@@ -138,10 +141,15 @@ impl Worker {
                 Ok(None)
             }
             Ok(Ok(reply)) => Ok(Some(reply)),
-            Ok(Err(error)) => Err(self.failed(format!("spoke nonsense ({error})"))),
+            Ok(Err(error)) => Err(self.failed(nonsense(&error))),
             Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => Err(self.gone()),
         }
+    }
+
+    /// Its replies, for one who takes them all from now on: [`Self::receive`] and [`Self::poll`] find it gone.
+    pub fn take_replies(&mut self) -> Replies {
+        std::mem::replace(&mut self.replies, mpsc::channel().1)
     }
 
     /// Ends the process, whatever it does.
@@ -156,10 +164,8 @@ impl Worker {
     }
 
     /// The error for a reply that does not belong here.
-    pub fn confused(&mut self, reply: &Reply) -> Error {
-        let name = format!("{reply:?}");
-        let name = name.split(['(', ' ']).next().unwrap_or_default();
-        self.failed(format!("gave an unexpected answer ({name})"))
+    pub fn confused(&mut self, reply: &impl std::fmt::Debug) -> Error {
+        self.failed(unexpected(reply))
     }
 
     /// The error for a worker that took longer than `timeout`.
@@ -168,7 +174,7 @@ impl Worker {
     }
 
     /// The error for a worker that ended: how, and what it wrote last.
-    fn gone(&mut self) -> Error {
+    pub(super) fn gone(&mut self) -> Error {
         self.requests = None;
         let deadline = Instant::now() + Duration::from_secs(2);
         while !self.has_exited() && Instant::now() < deadline {
@@ -182,7 +188,8 @@ impl Worker {
         self.failed(what)
     }
 
-    fn failed(&mut self, what: String) -> Error {
+    /// Ends it, and gives the error for what it did.
+    pub(super) fn failed(&mut self, what: String) -> Error {
         self.kill();
         let stderr = self.stderr_tail();
         tracing::info!(target: "worker", "the worker process {what}; its stderr: {stderr}");
@@ -265,7 +272,19 @@ fn trusted(executable: &Path) -> Result<()> {
     })
 }
 
-fn log(level: u8, target: &str, message: &str) {
+/// What a worker did that says what does not belong there.
+pub(super) fn unexpected(reply: &impl std::fmt::Debug) -> String {
+    let name = format!("{reply:?}");
+    format!("gave an unexpected answer ({})", name.split(['(', ' ']).next().unwrap_or_default())
+}
+
+/// What a worker did whose answer cannot be read.
+pub(super) fn nonsense(error: &std::io::Error) -> String {
+    format!("spoke nonsense ({error})")
+}
+
+/// Hands a line of a plugin's log on.
+pub(super) fn log(level: u8, target: &str, message: &str) {
     use pajamas_plugin_api::LogLevel as L;
     match L::from_number(level) {
         L::Error => tracing::error!(target: "worker", "{target}: {message}"),
@@ -309,23 +328,23 @@ fn keep_tail(mut from: impl Read, tail: &Mutex<Vec<u8>>) {
     }
 }
 
-/// The worker: named by the environment, or beside this program. Never this program itself: a library must not start
-/// its caller again.
+/// The worker: named by the caller or the environment, where pajamas is installed, beside this program, or in the home folder. Never this
+/// program itself: a library must not start its caller again.
 ///
 /// # Errors
 /// When there is none.
-pub fn find_executable() -> Result<PathBuf> {
-    if let Some(path) = env_vars::value(PAJAMAS_WORKER) {
-        return Ok(path.into());
+pub fn find_executable(config: &Config) -> Result<PathBuf> {
+    if let Some(path) = &config.worker {
+        return Ok(path.clone());
     }
-    let program = std::env::current_exe().map_err(Error::io("finding", Path::new("this program")))?;
     let name = format!("pajamas-worker{}", std::env::consts::EXE_SUFFIX);
-    let beside = program.with_file_name(&name);
-    if beside.is_file() {
-        return Ok(beside);
-    }
-    Err(Error::Refused {
-        message: format!("`{name}` is not beside `{}`", program.display()),
+    let own = match &config.prefix {
+        Some(prefix) => prefix.join("bin").join(&name),
+        None => std::env::current_exe().map_err(Error::io("finding", Path::new("this program")))?.with_file_name(&name),
+    };
+    let places = [own, config.home.join("bin").join(&name)];
+    places.iter().find(|place| place.is_file()).cloned().ok_or_else(|| Error::Refused {
+        message: format!("`{name}` is neither `{}` nor `{}`", places[0].display(), places[1].display()),
         hint: format!("install them together, or set {PAJAMAS_WORKER}"),
     })
 }

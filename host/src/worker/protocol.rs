@@ -14,13 +14,13 @@ use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
 /// Both ends must be of the same version: they are installed together.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// Bytes that a message may have at the most.
 pub const FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// What the host asks: `Hello`, then one of `Probe`, `Quantize`, `Forecast`, `Check` and `Load`. After `Load`, any number of the
-/// calls of a model follow, one at a time; after the others only `Cancel`. The end of the stream means: clean up and go.
+/// What the host asks: `Hello`, then one of `Probe`, `Quantize`, `Forecast`, `Check` and `Load`; `Cancel` stops that. Once a
+/// model is loaded, any number of calls follow, also several at once. The end of the stream means: clean up and go.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
@@ -68,6 +68,35 @@ pub enum Request {
         /// The model and how to load it.
         request: LoadRequest,
     },
+    /// A call of the loaded model.
+    Call {
+        /// What its answers and all that is said of it carry; not that of another call.
+        id: u64,
+        /// How many events or rows may be on their way before the host has taken any.
+        window: u32,
+        /// The call.
+        call: Call,
+    },
+    /// The host has taken so many events or rows of a call; as many more may come.
+    More {
+        /// The call's.
+        id: u64,
+        /// How many.
+        count: u32,
+    },
+    /// Stop that call; the model stays loaded.
+    CancelCall {
+        /// The call's.
+        id: u64,
+    },
+    /// Stop the work. A quantizer cleans up and the worker ends.
+    Cancel,
+}
+
+/// A call of a loaded model.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Call {
     /// Let the model generate.
     Generate {
         /// What.
@@ -98,8 +127,6 @@ pub enum Request {
     },
     /// How much memory the model and the process hold.
     MemoryUsage,
-    /// Stop the work. A model stays loaded; a quantizer cleans up and the worker ends.
-    Cancel,
 }
 
 /// What the worker answers.
@@ -128,6 +155,25 @@ pub enum Reply {
     Quantized(QuantizeReport),
     /// To `Load`.
     Loaded(Box<ModelInfo>),
+    /// To `Forecast`.
+    Forecast(MemoryUsage),
+    /// To `Check`.
+    Checked(Outcome),
+    /// To any of the above: it failed.
+    Failed(Error),
+    /// To `Call`.
+    Answer {
+        /// The call's.
+        id: u64,
+        /// The answer, or a part of it.
+        answer: Answer,
+    },
+}
+
+/// What a call of a loaded model is answered with.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
     /// While it generates.
     Event(Event),
     /// To `Generate`.
@@ -140,16 +186,14 @@ pub enum Reply {
     Row(usize, #[serde(with = "serde_bytes")] Vec<u8>),
     /// To `Logits`: there are no more rows.
     RowsEnd,
-    /// To `Forecast` and `MemoryUsage`.
+    /// To `MemoryUsage`.
     Memory {
         /// What the backend says.
         usage: MemoryUsage,
         /// The most memory that the worker has held so far, in bytes; 0 if unknown.
         peak_bytes: u64,
     },
-    /// To `Check`.
-    Checked(Outcome),
-    /// To any request.
+    /// To any call: it failed, and this ends it.
     Failed(Error),
 }
 
@@ -207,10 +251,10 @@ mod tests {
     fn messages_pass_and_the_end_is_none() {
         let mut bytes = Vec::new();
         write(&mut bytes, &Request::Cancel).unwrap();
-        write(&mut bytes, &Request::MemoryUsage).unwrap();
+        write(&mut bytes, &Request::CancelCall { id: 7 }).unwrap();
         let mut from = bytes.as_slice();
         assert!(matches!(read(&mut from).unwrap(), Some(Request::Cancel)));
-        assert!(matches!(read(&mut from).unwrap(), Some(Request::MemoryUsage)));
+        assert!(matches!(read(&mut from).unwrap(), Some(Request::CancelCall { id: 7 })));
         assert!(read::<Request>(&mut from).unwrap().is_none());
     }
 

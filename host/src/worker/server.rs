@@ -1,6 +1,6 @@
 //! The worker's end: takes one request, does it, answers, ends; a loaded model it keeps and serves.
 
-use super::protocol::{self, PROTOCOL_VERSION, ProbeReport, Reply, Request};
+use super::protocol::{self, Answer, PROTOCOL_VERSION, ProbeReport, Reply, Request};
 use super::serving;
 use crate::plugins::file::PluginFile;
 use crate::plugins::load::open;
@@ -27,7 +27,12 @@ impl Out {
         if let Err(error) = protocol::write(&mut *file, reply)
             && error.kind() == io::ErrorKind::InvalidData
         {
-            let _ = protocol::write(&mut *file, &Reply::Failed(Error::other(format!("an answer failed: {error}"))));
+            let failed = Error::other(format!("an answer failed: {error}"));
+            let reply = match reply {
+                Reply::Answer { id, .. } => Reply::Answer { id: *id, answer: Answer::Failed(failed) },
+                _ => Reply::Failed(failed),
+            };
+            let _ = protocol::write(&mut *file, &reply);
         }
     }
 }
@@ -113,7 +118,7 @@ fn probe(file: &PluginFile, services: HostServices) -> Result<ProbeReport> {
 
 fn forecast(file: &PluginFile, request: &LoadRequest, services: HostServices) -> Result<Reply> {
     let plugin = open(file, services)?;
-    Ok(Reply::Memory { usage: plugin.forecast_memory(request)?, peak_bytes: 0 })
+    Ok(Reply::Forecast(plugin.forecast_memory(request)?))
 }
 
 fn quantize(file: &PluginFile, job: &QuantizeJob, services: HostServices, out: &Out) -> Result<Reply> {

@@ -1,10 +1,9 @@
 //! `pajamas plugins install FILE`: checks a plugin and copies it into the plugin folder; its new path is printed last.
 
-use super::{Row, row};
 use crate::cli::output;
 use crate::config::Config;
 use crate::error::Error;
-use crate::plugins::{self, Status, install};
+use crate::plugins::{self, Backend, Status, install};
 use std::path::PathBuf;
 
 /// What `pajamas plugins install` takes.
@@ -22,7 +21,7 @@ pub fn execute(args: &Args, common: &crate::cli::Common, config: &Config) -> any
     let path = install::install(&args.file, args.force, config)?;
     let candidates = plugins::survey(config);
     let index = candidates.iter().position(|candidate| candidate.path == path);
-    let row: Option<Row> = index.map(|index| row(index, &candidates, config));
+    let row: Option<Backend> = index.map(|index| plugins::backend(index, &candidates, config));
     if common.json {
         let missing = || Error::Refused {
             message: format!("`{}` is installed, and was gone a moment later", path.display()),

@@ -2,6 +2,7 @@
 
 use super::Args;
 use super::dialogue::Dialogue;
+use crate::api::fail_if_broken_off;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::output::shown;
 use crate::cli::{Common, output};
@@ -44,7 +45,7 @@ pub fn answer(
     if common.verbose > 0 {
         output::say(&format!("{}: loaded in {:.0} ms; {}", model.backend, model.load_ms, statistics(&result.stats)));
     }
-    fail_if_broken_off(&result)?;
+    fail_if_broken_off(&result.stats)?;
     dialogue.note_left_out();
     // A session gets whole answers only where nobody is there to see that one was cut.
     if result.stats.finish_reason == FinishReason::Cancelled {
@@ -112,18 +113,6 @@ pub fn statistics_of_parts(stats: &GenerateStats) -> [String; 2] {
         format!("{:?}", stats.finish_reason).to_lowercase(),
     );
     [prompt, answer]
-}
-
-/// A backend that failed in the middle is a failure, whatever text came before.
-pub fn fail_if_broken_off(result: &GenerateResult) -> anyhow::Result<()> {
-    match result.stats.finish_reason {
-        FinishReason::Error => {
-            let reason = result.stats.metadata.get("error").cloned().unwrap_or_default();
-            let message = format!("the backend failed after {} tokens: {reason}", result.stats.generated_tokens);
-            Err(Error::Refused { message, hint: String::new() }.into())
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Text for the model as it is, control tokens included: who asks for raw gets raw.

@@ -1,11 +1,12 @@
 //! Chat: a turn is read, answered as it comes or obeyed, and the next one is read.
 
 use super::Args;
-use super::answer::{fail_if_broken_off, statistics};
+use super::answer::statistics;
 use super::commands::{self, Command};
 use super::dialogue::{self, Dialogue};
 use super::editor::Turns;
 use super::turns::Turn;
+use crate::api::fail_if_broken_off;
 use crate::cli::interrupt::Interrupt;
 use crate::cli::output::shown;
 use crate::cli::{Common, output, report};
@@ -173,7 +174,7 @@ impl Chat<'_> {
         if stopped && result.text.is_empty() {
             self.stopped_early();
         }
-        fail_if_broken_off(&result)?;
+        fail_if_broken_off(&result.stats)?;
         self.note_length(&result.stats);
         self.dialogue.note_left_out();
         if self.common.verbose > 0 {

@@ -299,23 +299,23 @@ fn long_prompts_and_sessions_share_the_context() {
     long.max_tokens = 8;
     let expected = ask(&model, &long).expect("it goes on").0;
     let first = ask(&model, &GenerateRequest { session: Some(7), ..chat(QUESTION) }).expect("it answers").0;
-    std::thread::scope(|scope| {
-        let (model, long, expected, first) = (&model, &long, &expected, &first);
-        // More than there are slots, two of them in the same session.
-        let all: Vec<_> = (0..6)
-            .map(|number| {
-                scope.spawn(move || match number {
-                    0 | 1 => {
-                        let request = GenerateRequest { session: Some(7), ..chat(QUESTION) };
-                        let (text, stats) = ask(model, &request).expect("it answers");
-                        assert!(&text == first && stats.cached_tokens > 0, "{text}: {stats:?}");
-                    }
-                    _ => assert_eq!(&ask(model, long).expect("it goes on").0, expected),
+    // As many others as leave the session its slot, then more than there are slots, two always in the same session.
+    for others in [2, 4] {
+        std::thread::scope(|scope| {
+            let (model, long, expected, first) = (&model, &long, &expected, &first);
+            let session = |_| {
+                scope.spawn(move || {
+                    let request = GenerateRequest { session: Some(7), ..chat(QUESTION) };
+                    let (text, stats) = ask(model, &request).expect("it answers");
+                    assert_eq!(&text, first);
+                    assert!(others > 2 || stats.cached_tokens > 0, "{stats:?}");
                 })
-            })
-            .collect();
-        all.into_iter().for_each(|thread| thread.join().expect("no panic"));
-    });
+            };
+            let other = |_| scope.spawn(move || assert_eq!(&ask(model, long).expect("it goes on").0, expected));
+            let all: Vec<_> = (0..2).map(session).chain((0..others).map(other)).collect();
+            all.into_iter().for_each(|thread| thread.join().expect("no panic"));
+        });
+    }
 }
 
 #[test]

@@ -1,0 +1,78 @@
+"""Make a Hugging Face model small, prove that it is still good, and run it on the best hardware present.
+
+    import pajamas
+
+    made = pajamas.quantize("Qwen/Qwen2.5-0.5B-Instruct", method="Q4_K_M")
+    with pajamas.load(made.path) as model:
+        for piece in model.stream([{"role": "user", "content": "What is the capital of France?"}]):
+            print(piece, end="", flush=True)
+
+Functions of this module use the installation that the program ``pajamas`` uses (``~/.pajamas``); :class:`Installation` is for
+another one. Long calls release the interpreter's lock, and Ctrl-C stops them. Each has an ``async`` twin in
+:mod:`pajamas.aio`.
+"""
+
+from ._errors import (
+    BackendError,
+    ContextOverflowError,
+    InvalidModelError,
+    ModelNotFoundError,
+    OutOfMemoryError,
+    PajamasError,
+    QualityTooLowError,
+    UnsupportedError,
+    UsageError,
+    WorkerError,
+)
+from ._installation import (
+    Installation,
+    backends,
+    benchmark,
+    forecast,
+    hardware,
+    load,
+    models,
+    path_of,
+    pull,
+    quantize,
+    sweep,
+    validate,
+)
+from ._model import Message, Model, Stream
+from ._native import __version__
+from ._results import Answer, Backend, MemoryUsage, ModelRecord, Notice, Quantized
+
+__all__ = [
+    "Answer",
+    "Backend",
+    "BackendError",
+    "ContextOverflowError",
+    "Installation",
+    "InvalidModelError",
+    "MemoryUsage",
+    "Message",
+    "Model",
+    "ModelNotFoundError",
+    "ModelRecord",
+    "Notice",
+    "OutOfMemoryError",
+    "PajamasError",
+    "QualityTooLowError",
+    "Quantized",
+    "Stream",
+    "UnsupportedError",
+    "UsageError",
+    "WorkerError",
+    "__version__",
+    "backends",
+    "benchmark",
+    "forecast",
+    "hardware",
+    "load",
+    "models",
+    "path_of",
+    "pull",
+    "quantize",
+    "sweep",
+    "validate",
+]

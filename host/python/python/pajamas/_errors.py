@@ -1,0 +1,84 @@
+"""The exceptions, each with what happened and what to do about it."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+
+class PajamasError(Exception):
+    """Something failed. ``kind`` is a word to tell failures apart by, ``hint`` what to do, if there is something to do."""
+
+    def __init__(self, message: str, *, kind: str = "other", hint: Optional[str] = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.kind = kind
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+
+    def __reduce__(self) -> tuple:
+        return (_rebuilt, (type(self), self.message, self.kind, self.hint))
+
+
+class ModelNotFoundError(PajamasError, FileNotFoundError):
+    """There is no such model, here or on the hub."""
+
+
+class InvalidModelError(PajamasError, ValueError):
+    """A file is not what it should be."""
+
+
+class UsageError(PajamasError, ValueError):
+    """What was asked for does not exist or does not fit: a method, an option, a value."""
+
+
+class BackendError(PajamasError):
+    """No backend can do it, or the one that was named cannot."""
+
+
+class UnsupportedError(BackendError):
+    """The backend cannot do this."""
+
+
+class OutOfMemoryError(PajamasError, MemoryError):
+    """The model does not fit."""
+
+
+class ContextOverflowError(PajamasError, ValueError):
+    """The prompt does not fit into the model's context."""
+
+
+class WorkerError(PajamasError):
+    """The process that the model ran in crashed or hung. This process goes on; the model is lost."""
+
+
+class QualityTooLowError(PajamasError):
+    """Nothing that can be made is good enough, or small enough."""
+
+
+_BY_KIND = {
+    "model_not_found": ModelNotFoundError,
+    "invalid": InvalidModelError,
+    "invalid_model": InvalidModelError,
+    "usage": UsageError,
+    "unknown_method": UsageError,
+    "unknown_backend": UsageError,
+    "no_backend": BackendError,
+    "device_lost": BackendError,
+    "panic": BackendError,
+    "unsupported": UnsupportedError,
+    "out_of_memory": OutOfMemoryError,
+    "context_overflow": ContextOverflowError,
+    "worker": WorkerError,
+    "quality_too_low": QualityTooLowError,
+}
+
+
+def of(kind: str, message: str, hint: Optional[str]) -> PajamasError:
+    """The exception for a failure; the extension module calls it."""
+    return _BY_KIND.get(kind, PajamasError)(message, kind=kind, hint=hint)
+
+
+def _rebuilt(cls: type, message: str, kind: str, hint: Optional[str]) -> PajamasError:
+    return cls(message, kind=kind, hint=hint)

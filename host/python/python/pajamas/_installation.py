@@ -1,0 +1,350 @@
+"""The functions of the package, and an installation for those who want another than the usual one."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import os
+import re
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, TypeVar, Union
+
+from . import _native
+from ._errors import UsageError
+from ._model import Model
+from ._progress import Progress, shown
+from ._results import Backend, ModelRecord, Quantized, Report
+
+if TYPE_CHECKING:
+    from typing_extensions import Concatenate, ParamSpec
+
+    P = ParamSpec("P")
+T = TypeVar("T")
+
+#: The programs and plugins that the wheel carries: ``bin`` and ``lib/pajamas/plugins``.
+BUNDLE = Path(__file__).parent / "_bundle"
+
+#: A path, an id (``org/name``, ``org/name@revision``), the name of a model that was made, or what :func:`quantize` gave.
+ModelReference = Union[str, "os.PathLike[str]"]
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS.update({"k": 2**10, "kib": 2**10, "m": 2**20, "mib": 2**20, "g": 2**30, "gib": 2**30, "t": 2**40, "tib": 2**40})
+
+
+def _size(size: Union[int, str]) -> int:
+    """``6GiB`` in bytes."""
+    if isinstance(size, int):
+        return size
+    parts = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]*)\s*", size.lower())
+    try:
+        return int(float(parts[1]) * _UNITS[parts[2]])  # type: ignore[index]
+    except (TypeError, KeyError, ValueError):
+        raise UsageError(f"expected a size as in `6GiB` or `500MB`, got {size!r}", kind="usage") from None
+
+
+def _texts(options: Optional[Mapping[str, Any]]) -> Dict[str, str]:
+    """Options as a user writes them on the command line."""
+    shown = {True: "true", False: "false"}
+    return {name: shown[value] if isinstance(value, bool) else str(value) for name, value in (options or {}).items()}
+
+
+def _several(values: Union[int, Sequence[int]]) -> List[int]:
+    return [values] if isinstance(values, int) else list(values)
+
+
+def _names(values: Union[None, str, Sequence[str]]) -> List[str]:
+    return [values] if isinstance(values, str) else list(values or ())
+
+
+class Installation:
+    """Settings, plugins and models in one place. Without arguments it is that of the program ``pajamas``: ``PAJAMAS_HOME`` or
+    ``~/.pajamas``, with the plugins of this package behind those that are installed there.
+
+    :param home: the folder of settings, models and plugins.
+    :param plugin_dirs: further folders, in which plugins are looked for first.
+    :param offline: never ask the hub.
+    :param threads: threads to compute with.
+    """
+
+    def __init__(
+        self,
+        *,
+        home: Union[None, str, "os.PathLike[str]"] = None,
+        plugin_dirs: Sequence[Union[str, "os.PathLike[str]"]] = (),
+        offline: bool = False,
+        threads: Optional[int] = None,
+    ) -> None:
+        self._native = _native.Installation(
+            home=None if home is None else os.fspath(home),
+            plugin_dirs=[os.fspath(folder) for folder in plugin_dirs],
+            prefix=str(BUNDLE) if BUNDLE.is_dir() else None,
+            offline=offline,
+            threads=threads,
+        )
+
+    def quantize(
+        self,
+        model: ModelReference,
+        method: Optional[str] = None,
+        *,
+        format: Optional[str] = None,
+        options: Optional[Mapping[str, Any]] = None,
+        output_dir: Union[None, str, "os.PathLike[str]"] = None,
+        name: Optional[str] = None,
+        fit: Union[None, int, str] = None,
+        max_kld: Optional[float] = None,
+        max_degradation: Optional[float] = None,
+        validate: Optional[bool] = None,
+        text: Union[None, str, "os.PathLike[str]"] = None,
+        tokens: Optional[int] = None,
+        progress: Progress = False,
+    ) -> Quantized:
+        """Makes a quantized model of a Hugging Face folder or id, or a GGUF file, and measures it against its source.
+
+        :param method: ``Q4_K_M`` (the default), ``Q8_0``, …; for MLX ``4bit`` and so on.
+        :param format: ``gguf`` (the default) or ``mlx``.
+        :param options: options of the method: ``{"calibration": "text.txt"}``.
+        :param output_dir: the folder to write to, instead of ``~/.pajamas/models``.
+        :param fit: the largest size allowed, in bytes or as ``"6GiB"``: without ``method``, the best that fits is found by
+            measuring.
+        :param max_kld: the mean KL divergence from the source to allow, in nats: without ``method``, the smallest that keeps
+            to it is found by measuring.
+        :param max_degradation: how much perplexity may grow; 0.05 is five percent.
+        :param validate: ``False`` does not measure, ``True`` raises where that cannot be done.
+        :param text: a file to measure on.
+        :param tokens: tokens of it to read at the most.
+        :raises QualityTooLowError: when nothing that can be made fits or is good enough. A model that was made by a named
+            ``method`` and is not good enough is no exception: see :attr:`Quantized.passed`.
+        """
+        with shown(progress) as notice:
+            made = self._native.quantize(
+                os.fspath(model),
+                method=method,
+                format=format,
+                options=_texts(options),
+                output_dir=None if output_dir is None else os.fspath(output_dir),
+                name=name,
+                fit=None if fit is None else _size(fit),
+                max_kld=max_kld,
+                max_degradation=max_degradation,
+                measure=validate,
+                text=None if text is None else os.fspath(text),
+                tokens=tokens,
+                dry_run=False,
+                on_notice=notice,
+            )
+        return Quantized._of(json.loads(made))
+
+    def forecast(
+        self,
+        model: ModelReference,
+        method: Optional[str] = None,
+        *,
+        format: Optional[str] = None,
+        options: Optional[Mapping[str, Any]] = None,
+    ) -> Quantized:
+        """What :meth:`quantize` would make, tensor by tensor in ``report``; nothing is written."""
+        made = self._native.quantize(
+            os.fspath(model),
+            method=method,
+            format=format,
+            options=_texts(options),
+            output_dir=None,
+            name=None,
+            fit=None,
+            max_kld=None,
+            max_degradation=None,
+            measure=None,
+            text=None,
+            tokens=None,
+            dry_run=True,
+            on_notice=None,
+        )
+        return Quantized._of(json.loads(made))
+
+    def load(
+        self,
+        model: ModelReference,
+        backend: Optional[str] = None,
+        *,
+        strict: bool = False,
+        method: Optional[str] = None,
+        context_length: Optional[int] = None,
+        parallel: Optional[int] = None,
+        threads: Optional[int] = None,
+        options: Optional[Mapping[str, Any]] = None,
+        isolated: bool = True,
+        progress: Progress = False,
+    ) -> Model:
+        """Opens a model, on the best backend or the one named, fetching and quantizing it first where it must.
+
+        :param backend: the backend to run on; where it cannot, the next best does, with a warning.
+        :param strict: raise where that backend cannot run.
+        :param method: the quantization method, where the model must be made first.
+        :param context_length: tokens of context; the model's without it, 4096 at the most.
+        :param parallel: how many requests may run at once, 1 without it. Each takes memory for its context.
+        :param options: options of the backend: ``{"n_gpu_layers": 20}``; ``pajamas plugins info BACKEND`` lists them.
+        :param isolated: run it in a process of its own, so that a crash of its engine is a :class:`WorkerError`. ``False``
+            loads it into this process, where such a crash would be the end of both.
+        """
+        with shown(progress) as notice:
+            native = self._native.load(
+                os.fspath(model),
+                backend=backend,
+                strict=strict,
+                method=method,
+                context_length=context_length,
+                parallel=parallel,
+                threads=threads,
+                options=_texts(options),
+                isolated=isolated,
+                on_notice=notice,
+            )
+        return Model(native)
+
+    def validate(
+        self,
+        model: ModelReference,
+        reference: Optional[ModelReference] = None,
+        *,
+        backend: Optional[str] = None,
+        text: Union[None, str, "os.PathLike[str]"] = None,
+        tokens: Optional[int] = None,
+        window: Optional[int] = None,
+        max_kld: Optional[float] = None,
+        max_degradation: Optional[float] = None,
+        progress: Progress = False,
+    ) -> Report:
+        """Measures how much worse a model is than what it was made from, or than ``reference``. A model that is not good
+        enough is no exception: see ``["verdict"]["passed"]``."""
+        with shown(progress) as notice:
+            report = self._native.validate(
+                os.fspath(model),
+                reference=None if reference is None else os.fspath(reference),
+                backend=backend,
+                text=None if text is None else os.fspath(text),
+                tokens=tokens,
+                window=window,
+                max_kld=max_kld,
+                max_degradation=max_degradation,
+                on_notice=notice,
+            )
+        return json.loads(report)
+
+    def benchmark(
+        self,
+        models: Union[ModelReference, Sequence[ModelReference]],
+        *,
+        backends: Union[None, str, Sequence[str]] = None,
+        prompt_tokens: Union[int, Sequence[int]] = 512,
+        generate_tokens: Union[int, Sequence[int]] = 128,
+        depths: Union[int, Sequence[int]] = 0,
+        repetitions: int = 5,
+        method: Optional[str] = None,
+        progress: Progress = False,
+    ) -> Report:
+        """Measures speed, time to first token, load time and memory, each model on each backend in a process of its own.
+
+        :param backends: their names, or ``"all"``; the best without it.
+        """
+        one = isinstance(models, (str, os.PathLike))
+        with shown(progress) as notice:
+            report = self._native.benchmark(
+                [os.fspath(model) for model in ([models] if one else models)],  # type: ignore[list-item, union-attr]
+                backends=_names(backends),
+                prompt_tokens=_several(prompt_tokens),
+                generate_tokens=_several(generate_tokens),
+                depths=_several(depths),
+                repetitions=repetitions,
+                method=method,
+                on_notice=notice,
+            )
+        return json.loads(report)
+
+    def sweep(
+        self,
+        model: ModelReference,
+        methods: Union[None, str, Sequence[str]] = None,
+        *,
+        formats: Union[None, str, Sequence[str]] = None,
+        keep: bool = False,
+        text: Union[None, str, "os.PathLike[str]"] = None,
+        tokens: Optional[int] = None,
+        repetitions: Optional[int] = None,
+        progress: Progress = False,
+    ) -> Report:
+        """Makes a model by several methods and measures the size, quality and speed of each."""
+        with shown(progress) as notice:
+            report = self._native.sweep(
+                os.fspath(model),
+                methods=_names(methods),
+                formats=_names(formats),
+                keep=keep,
+                text=None if text is None else os.fspath(text),
+                tokens=tokens,
+                repetitions=repetitions,
+                on_notice=notice,
+            )
+        return json.loads(report)
+
+    def pull(self, model: str, *, progress: Progress = False) -> Path:
+        """Fetches a model of the hub's into Hugging Face's cache, as far as it is not there, and gives its folder."""
+        with shown(progress) as notice:
+            return Path(self._native.pull(model, on_notice=notice))
+
+    def backends(self, *, rescan: bool = False) -> List[Backend]:
+        """Every plugin that was found, the best first. ``rescan`` asks all of them again."""
+        return [Backend._of(backend) for backend in json.loads(self._native.backends(rescan))]
+
+    def hardware(self) -> Report:
+        """This machine: CPU, cores, memory."""
+        return json.loads(self._native.hardware())
+
+    def models(self) -> List[ModelRecord]:
+        """The models that were made and are kept."""
+        return [ModelRecord._of(record) for record in json.loads(self._native.models())]
+
+    def path_of(self, model: ModelReference) -> Path:
+        """The file or folder that a reference means, where it is on this machine."""
+        return Path(self._native.path_of(os.fspath(model)))
+
+
+_default: Optional[Installation] = None
+_default_lock = threading.Lock()
+
+
+def default() -> Installation:
+    """The installation that the functions of the module use; begun at the first of them."""
+    global _default
+    with _default_lock:
+        if _default is None:
+            _default = Installation()
+        return _default
+
+
+def _of_default(method: Callable[Concatenate[Installation, P], T]) -> Callable[P, T]:
+    """A function that does ``method`` with the usual installation."""
+
+    @functools.wraps(method)
+    def function(*arguments: P.args, **keywords: P.kwargs) -> T:
+        return method(default(), *arguments, **keywords)
+
+    signature = inspect.signature(method)
+    function.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]
+    function.__qualname__ = method.__name__
+    return function
+
+
+quantize = _of_default(Installation.quantize)
+forecast = _of_default(Installation.forecast)
+load = _of_default(Installation.load)
+validate = _of_default(Installation.validate)
+benchmark = _of_default(Installation.benchmark)
+sweep = _of_default(Installation.sweep)
+pull = _of_default(Installation.pull)
+backends = _of_default(Installation.backends)
+hardware = _of_default(Installation.hardware)
+models = _of_default(Installation.models)
+path_of = _of_default(Installation.path_of)

@@ -1,0 +1,206 @@
+"""A loaded model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Type, Union
+
+from . import _native
+from ._results import Answer, MemoryUsage
+
+if TYPE_CHECKING:
+    import numpy
+
+#: One message of a conversation: ``{"role": "user", "content": "Hi"}``; roles are ``system``, ``user`` and ``assistant``.
+Message = Mapping[str, str]
+
+#: A question, or the messages of a conversation.
+Conversation = Union[str, Sequence[Message]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    """How to generate; the extension module reads the attributes."""
+
+    max_tokens: Optional[int] = None
+    temperature: Optional[float] = None
+    top_k: Optional[int] = None
+    top_p: Optional[float] = None
+    min_p: Optional[float] = None
+    repeat_penalty: Optional[float] = None
+    repeat_last_n: Optional[int] = None
+    seed: Optional[int] = None
+    stop: Sequence[str] = ()
+    session: Optional[int] = None
+    ignore_eos: bool = False
+
+
+_NAMES = [field.name for field in dataclasses.fields(_Options)]
+
+
+def _options(given: Dict[str, Any]) -> _Options:
+    for name in given:
+        if name not in _NAMES:
+            raise TypeError(f"unexpected keyword argument {name!r}; known are {', '.join(_NAMES)}")
+    stop = given.get("stop") or ()
+    return _Options(**{**given, "stop": [stop] if isinstance(stop, str) else list(stop)})
+
+
+def _messages(conversation: Conversation) -> List[Tuple[str, str]]:
+    if isinstance(conversation, str):
+        return [("user", conversation)]
+    try:
+        return [(message["role"], message["content"]) for message in conversation]
+    except (KeyError, TypeError) as error:
+        expected = 'expected messages such as {"role": "user", "content": "Hi"}'
+        raise TypeError(f"{expected}, got {conversation!r}") from error
+
+
+def _prompt(prompt: Union[str, Sequence[int], Sequence[Message]]) -> Union[str, List[int], List[Tuple[str, str]]]:
+    if isinstance(prompt, str):
+        return prompt
+    parts = list(prompt)
+    if parts and isinstance(parts[0], Mapping):
+        return _messages(parts)
+    # NumPy's integers, too.
+    return [int(token) for token in parts]
+
+
+class Stream:
+    """An answer that is being generated: iterate over it for its pieces of text. Leaving the ``with`` block, or letting go of
+    it, stops it."""
+
+    def __init__(self, native: _native.Stream) -> None:
+        self._native = native
+        self._answer: Optional[Answer] = None
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        piece = self._native.next_piece()
+        if piece is None:
+            raise StopIteration
+        return piece
+
+    def stop(self) -> None:
+        """Ends it soon; what came until then is the answer. Any thread may call it."""
+        self._native.stop()
+
+    @property
+    def answer(self) -> Optional[Answer]:
+        """The whole answer and how fast it came, once the iteration has ended; none before."""
+        if self._answer is None:
+            result = self._native.result()
+            self._answer = None if result is None else Answer._of(json.loads(result))
+        return self._answer
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._native.stop()
+        for _ in self:
+            pass
+
+
+class Model:
+    """A loaded model, from :func:`pajamas.load`. Any thread may use it, also while another does; a ``with`` block or
+    :meth:`close` unloads it.
+
+    How to generate is said by keywords: ``max_tokens`` (512), ``temperature`` (0.7; 0 takes the likeliest token always),
+    ``top_k`` (40), ``top_p`` (0.9), ``min_p``, ``repeat_penalty``, ``repeat_last_n``, ``seed``, ``stop`` (a text or several,
+    before which the answer ends), ``session`` (a number: requests of the same session do not compute again what their
+    prompts have in common) and ``ignore_eos`` (go on where the model would end its turn).
+    """
+
+    def __init__(self, native: _native.Model) -> None:
+        self._native = native
+        self._info: Optional[Dict[str, Any]] = None
+        self._lock = threading.Lock()
+
+    def generate(self, prompt: Union[str, Sequence[int], Sequence[Message]], **options: Any) -> Answer:
+        """Goes on with a text as it is, with tokens, or answers messages. Control tokens in a text are read as such; what
+        users typed belongs into messages."""
+        return Answer._of(json.loads(self._native.generate(_prompt(prompt), _options(options))))
+
+    def chat(self, messages: Conversation, **options: Any) -> Answer:
+        """Answers a question or a conversation, through the model's own chat template."""
+        return Answer._of(json.loads(self._native.generate(_messages(messages), _options(options))))
+
+    def stream(self, prompt: Union[str, Sequence[int], Sequence[Message]], **options: Any) -> Stream:
+        """As :meth:`generate`, piece by piece. Generating begins at once."""
+        return Stream(self._native.stream(_prompt(prompt), _options(options)))
+
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> List[int]:
+        """The tokens of a text. ``add_special`` adds what the model wants around one (BOS), ``parse_special`` reads control
+        tokens."""
+        return self._native.tokenize(text, add_special=add_special, parse_special=parse_special)
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        """The text of tokens; what is no UTF-8 becomes U+FFFD."""
+        return bytes(self._native.detokenize([int(token) for token in tokens])).decode("utf-8", "replace")
+
+    def logits(self, tokens: Sequence[int]) -> numpy.ndarray:
+        """What the model expects after each of ``tokens``, read from an empty context: an array of float32, a row for each
+        token, a column for each token of the vocabulary. Needs NumPy."""
+        import numpy
+
+        values, vocabulary_size = self._native.logits([int(token) for token in tokens])
+        return numpy.frombuffer(values, dtype="<f4").reshape(-1, vocabulary_size)
+
+    def memory_usage(self) -> MemoryUsage:
+        """What it holds."""
+        return MemoryUsage._of(json.loads(self._native.memory_usage()))
+
+    @property
+    def info(self) -> Dict[str, Any]:
+        """What it is: ``architecture``, ``parameter_count``, ``context_length``, ``vocabulary_size``, ``chat_templates``, …"""
+        with self._lock:
+            if self._info is None:
+                self._info = json.loads(self._native.info())
+            return self._info
+
+    @property
+    def backend(self) -> str:
+        """The backend that it runs on."""
+        return self._native.backend
+
+    @property
+    def path(self) -> Path:
+        """The file or folder that was loaded."""
+        return Path(self._native.path)
+
+    @property
+    def load_ms(self) -> float:
+        """How long loading took."""
+        return self._native.load_ms
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was unloaded."""
+        return self._native.closed
+
+    def close(self) -> None:
+        """Unloads it; what is still being generated ends first. Closing twice is fine."""
+        self._native.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[Type[BaseException]],
+        value: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return "<pajamas.Model (closed)>"
+        return f"<pajamas.Model {self.path.name!r} on {self.backend}>"

@@ -1,0 +1,58 @@
+"""Who is told how a piece of work goes: a callback, tqdm's bar, or nobody."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import Any, Callable, Optional, Union
+
+from ._results import Notice
+
+#: ``True`` shows a bar where tqdm is installed, ``False`` nothing; a function is called with each notice, on the thread that
+#: called. An exception that it raises stops the work and is raised by the call.
+Progress = Union[bool, Callable[[Notice], None]]
+
+
+class Shown:
+    """A context in which notices go where ``progress`` says. Warnings always become Python's."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._callback = progress if callable(progress) else None
+        self._bar: Optional[Any] = _bar() if progress is True else None
+
+    def __enter__(self) -> Callable[[str, str, str, float], None]:
+        return self._notice
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _notice(self, kind: str, text: str, stage: str, fraction: float) -> None:
+        if kind == "warning":
+            warnings.warn(text, RuntimeWarning, stacklevel=4)
+        if kind == "alive":
+            # Nothing was said; whoever wants to stop the work may raise.
+            return
+        if self._callback is not None:
+            self._callback(Notice(kind, text, stage, fraction))
+        elif self._bar is not None:
+            if kind == "progress":
+                self._bar.set_description_str(stage)
+                self._bar.set_postfix_str(text)
+                self._bar.n = round(fraction, 4)
+                self._bar.refresh()
+            elif kind == "note":
+                self._bar.write(text, file=sys.stderr)
+
+
+def _bar() -> Optional[Any]:
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return None
+    return tqdm(total=1.0, bar_format="{desc}: {percentage:3.0f}%|{bar}| {postfix}", leave=False)
+
+
+def shown(progress: Union[Progress, Shown]) -> Shown:
+    """Where notices go: as ``progress`` says, or where they already go."""
+    return progress if isinstance(progress, Shown) else Shown(progress)

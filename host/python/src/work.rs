@@ -1,0 +1,113 @@
+//! Long work for Python: on a thread of its own, without the interpreter's lock, while the caller's thread looks for signals
+//! and hands on what is said of the work.
+
+use crate::errors;
+use pajamas::{Artifact, CancelToken, Observer, ProgressUpdate};
+use pyo3::prelude::*;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How often a signal is looked for.
+pub const POLL: Duration = Duration::from_millis(50);
+
+enum Said<T> {
+    Warning(String),
+    Note(String),
+    Progress(ProgressUpdate),
+    Made(String),
+    Done(pajamas::Result<T>),
+}
+
+/// An observer that sends all to the caller's thread.
+struct Teller<T>(Mutex<Sender<Said<T>>>);
+
+impl<T> Teller<T> {
+    fn tell(&self, said: Said<T>) {
+        // Who no longer listens has an exception to raise.
+        let _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).send(said);
+    }
+}
+
+impl<T: Send> Observer for Teller<T> {
+    fn warn(&self, message: &str) {
+        self.tell(Said::Warning(message.into()));
+    }
+
+    fn note(&self, message: &str) {
+        self.tell(Said::Note(message.into()));
+    }
+
+    fn progress(&self, update: &ProgressUpdate) {
+        self.tell(Said::Progress(update.clone()));
+    }
+
+    fn made(&self, artifact: &Artifact) {
+        self.tell(Said::Made(artifact.path.display().to_string()));
+    }
+}
+
+/// Does `job`. `on_notice(kind, text, stage, fraction)` is called on this thread for what is said of it; an exception of its own,
+/// or a signal's, stops the job and is raised once that has ended.
+pub fn run<T: Send>(
+    py: Python<'_>,
+    on_notice: Option<&Bound<'_, PyAny>>,
+    job: impl FnOnce(&dyn Observer, CancelToken) -> pajamas::Result<T> + Send,
+) -> PyResult<T> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let (sender, said) = mpsc::channel();
+    let cancel = CancelToken::from_flag(Arc::clone(&stop));
+    let said = Mutex::new(said);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            let teller = Teller(Mutex::new(sender));
+            let done = job(&teller, cancel);
+            teller.tell(Said::Done(done));
+        });
+        let mut raised: Option<PyErr> = None;
+        loop {
+            let next = py.detach(|| said.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(POLL));
+            let told = match next {
+                Ok(Said::Done(done)) => {
+                    return match raised {
+                        Some(error) => Err(error),
+                        None => done.map_err(errors::of(py)),
+                    };
+                }
+                Ok(notice) if raised.is_none() => on_notice.map_or(Ok(()), |callback| tell(callback, notice)),
+                // So that it can raise also where nothing is said.
+                Err(RecvTimeoutError::Timeout) if raised.is_none() => {
+                    on_notice.map_or(Ok(()), |callback| callback.call1(("alive", "", "", 0.0)).map(drop))
+                }
+                Ok(_) | Err(RecvTimeoutError::Timeout) => Ok(()),
+                // The job panicked; leaving the scope says so.
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(pyo3::exceptions::PyRuntimeError::new_err("the work panicked"));
+                }
+            };
+            if let Err(error) = told.and_then(|()| py.check_signals())
+                && raised.is_none()
+            {
+                stop.store(true, Ordering::Relaxed);
+                raised = Some(error);
+            }
+        }
+    })
+}
+
+fn tell<T>(callback: &Bound<'_, PyAny>, said: Said<T>) -> PyResult<()> {
+    match said {
+        Said::Warning(text) => callback.call1(("warning", text, "", 0.0)),
+        Said::Note(text) => callback.call1(("note", text, "", 0.0)),
+        Said::Made(path) => callback.call1(("made", path, "", 1.0)),
+        Said::Progress(update) => callback.call1(("progress", update.detail, update.stage, update.fraction)),
+        Said::Done(_) => return Ok(()),
+    }
+    .map(drop)
+}
+
+/// `value` as JSON, for Python to read.
+pub fn json(value: &impl serde::Serialize) -> PyResult<String> {
+    serde_json::to_string(value).map_err(|error| pyo3::exceptions::PyRuntimeError::new_err(error.to_string()))
+}

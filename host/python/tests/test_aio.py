@@ -1,0 +1,77 @@
+"""The package for asyncio."""
+
+import asyncio
+import time
+
+import pytest
+from conftest import QUESTION
+
+import pajamas
+import pajamas.aio
+
+
+def test_tasks_share_a_model_and_the_loop_goes_on(made):
+    async def main():
+        ticks = 0
+
+        async def tick():
+            nonlocal ticks
+            while True:
+                await asyncio.sleep(0.002)
+                ticks += 1
+
+        async with await pajamas.aio.load(made, parallel=3) as model:
+            ticking = asyncio.create_task(tick())
+            questions = [f"What is the capital of {country}?" for country in ("France", "Italy", "Spain")]
+            answers = await asyncio.gather(*(model.chat(question, temperature=0) for question in questions))
+            pieces = [piece async for piece in model.stream([{"role": "user", "content": QUESTION}], temperature=0)]
+            ticking.cancel()
+            assert model.backend == "gguf-cpu" and model.info["vocabulary_size"] > 0
+            assert await model.detokenize(await model.tokenize("Hello")) == "Hello"
+            assert (await model.memory_usage()).weights_bytes > 0
+        assert model.model.closed
+        return [answer.text for answer in answers], "".join(pieces), ticks
+
+    answers, streamed, ticks = asyncio.run(main())
+    assert [word in answer for word, answer in zip(("Paris", "Rome", "Madrid"), answers)] == [True] * 3
+    assert streamed == "The capital of France is Paris." and ticks > 3
+
+
+def test_cancelling_a_task_stops_its_answer(made):
+    async def main():
+        async with await pajamas.aio.load(made) as model:
+            task = asyncio.create_task(model.generate("Once", max_tokens=10**6, ignore_eos=True))
+            await asyncio.sleep(0.3)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            started = time.monotonic()
+            # The only slot is free again.
+            answer = await model.chat(QUESTION, temperature=0)
+            return answer.text, time.monotonic() - started
+
+    text, seconds = asyncio.run(main())
+    assert "Paris" in text and seconds < 20
+
+
+def test_cancelling_long_work_stops_it(source, tmp_path):
+    async def main():
+        task = asyncio.create_task(
+            pajamas.aio.sweep(source, formats="gguf", repetitions=1000, tokens=256)
+        )
+        await asyncio.sleep(1)
+        task.cancel()
+        started = time.monotonic()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return time.monotonic() - started
+
+    # Ending the loop waits for its threads.
+    started = time.monotonic()
+    assert asyncio.run(main()) < 5
+    assert time.monotonic() - started < 30
+
+
+def test_failures_are_the_same_exceptions(tmp_path):
+    with pytest.raises(pajamas.ModelNotFoundError):
+        asyncio.run(pajamas.aio.load("no-such-model"))

@@ -1,0 +1,93 @@
+"""What goes wrong is an exception that says what to do, and what crashes is one too."""
+
+import os
+import pickle
+import signal
+import subprocess
+import warnings
+
+import pytest
+from conftest import QUESTION
+
+import pajamas
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "words"),
+    [
+        (lambda made: pajamas.load("no-such-model"), pajamas.ModelNotFoundError, "no model `no-such-model`"),
+        (lambda made: pajamas.quantize(made.path.parent / "gone"), pajamas.ModelNotFoundError, "gone"),
+        (lambda made: pajamas.load(made, "no-such-backend"), pajamas.UsageError, "unknown backend"),
+        (lambda made: pajamas.load(made, options={"threds": 1}), pajamas.UsageError, "threds"),
+        (lambda made: pajamas.load(made, context_length=2**32), OverflowError, ""),
+        (lambda made: pajamas.quantize(made, "Q4_K_N"), pajamas.UsageError, "Q4_K_N"),
+        (lambda made: pajamas.Installation(plugin_dirs=["/no/such/folder"]), pajamas.PajamasError, "is no folder"),
+        (lambda made: pajamas.benchmark(made, prompt_tokens=0, generate_tokens=0), pajamas.UsageError, "nothing"),
+    ],
+)
+def test_each_mistake_has_its_exception(made, call, kind, words):
+    with pytest.raises(kind) as caught:
+        call(made)
+    assert words in str(caught.value)
+    if isinstance(caught.value, pajamas.PajamasError):
+        assert caught.value.hint and caught.value.hint in str(caught.value) and caught.value.kind
+        again = pickle.loads(pickle.dumps(caught.value))
+        assert type(again) is type(caught.value) and str(again) == str(caught.value)
+
+
+def test_they_are_pythons_own_kinds_too():
+    assert issubclass(pajamas.ModelNotFoundError, FileNotFoundError)
+    assert issubclass(pajamas.OutOfMemoryError, MemoryError)
+    assert issubclass(pajamas.UsageError, ValueError)
+
+
+def test_a_damaged_file_is_named(copy_of):
+    copy_of.write_bytes(copy_of.read_bytes()[:5000])
+    with pytest.raises(pajamas.PajamasError, match="copy.gguf"):
+        pajamas.load(copy_of)
+    copy_of.write_bytes(b"no model")
+    with pytest.raises(pajamas.PajamasError, match="copy.gguf"):
+        pajamas.load(copy_of)
+
+
+def test_what_is_asked_wrongly_is_said_before_anything_runs(model):
+    with pytest.raises(TypeError, match="max_token'.*known are max_tokens"):
+        model.chat(QUESTION, max_token=3)
+    with pytest.raises(TypeError, match="expected messages"):
+        model.chat([{"text": "Hi"}])
+    with pytest.raises(pajamas.UsageError):
+        model.generate("a", temperature=-1.0)
+    with pytest.raises(pajamas.ContextOverflowError, match="context"):
+        model.generate("word " * 5000)
+    with pytest.raises(pajamas.PajamasError):
+        model.detokenize([2**31])
+    # It still answers.
+    assert "Paris" in model.chat(QUESTION, temperature=0).text
+
+
+def test_a_crash_of_the_engine_is_an_exception(made):
+    model = pajamas.load(made)
+    others = pajamas.load(made)
+    stream = model.stream("Once upon a time", max_tokens=100_000, ignore_eos=True)
+    assert next(stream)
+    listing = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "pid=,comm="], capture_output=True, text=True)
+    first = min(int(line.split()[0]) for line in listing.stdout.splitlines() if "pajamas-worker" in line)
+    os.kill(first, signal.SIGSEGV)
+    with pytest.raises(pajamas.WorkerError, match="segmentation fault"):
+        for _ in stream:
+            pass
+    with pytest.raises(pajamas.WorkerError):
+        model.chat(QUESTION)
+    assert "Paris" in others.chat(QUESTION, temperature=0).text
+    model.close()
+    others.close()
+
+
+def test_another_backend_than_the_one_named_is_a_warning(made, source):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pajamas.load(made, "mlx-quantize") as model:
+            assert model.backend == "gguf-cpu"
+    assert any("mlx-quantize" in str(warning.message) for warning in caught)
+    with pytest.raises(pajamas.PajamasError, match="`mlx-quantize` cannot run"):
+        pajamas.load(made, "mlx-quantize", strict=True)

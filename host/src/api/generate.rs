@@ -1,0 +1,251 @@
+//! One answer: how it is chosen, and the ways to get it: whole, piece by piece, or event by event.
+
+use super::Model;
+use crate::error::{Error, Result};
+use pajamas_plugin_api::{
+    CancelToken, Event, FinishReason, GenerateRequest, GenerateResult, GenerateStats, Prompt, Sampling,
+};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Pieces of text that wait to be taken from a [`Stream`]; then the engine waits.
+const PIECES_MAX: usize = 64;
+
+/// What is to be generated, and how; [`Model::chat`] and [`Model::generate`] begin it. Each part that is not set is as
+/// `pajamas run` has it.
+#[must_use = "nothing is generated before `run` or `stream`"]
+pub struct Generate<'m> {
+    model: &'m Model,
+    /// Or why there is none.
+    request: Result<GenerateRequest>,
+    cancel: CancelToken,
+}
+
+impl<'m> Generate<'m> {
+    pub(super) fn new(model: &'m Model, prompt: Result<Prompt>) -> Self {
+        let sampling = Sampling::default_for(&model.opened().capabilities.sampling);
+        let request = prompt.map(|prompt| GenerateRequest { sampling, ..GenerateRequest::new(prompt) });
+        Self { model, request, cancel: CancelToken::never() }
+    }
+
+    /// Changes the request itself.
+    pub fn with(mut self, change: impl FnOnce(&mut GenerateRequest)) -> Self {
+        if let Ok(request) = &mut self.request {
+            change(request);
+        }
+        self
+    }
+
+    /// Tokens to generate at the most; 512 without this.
+    pub fn max_tokens(self, tokens: u32) -> Self {
+        self.with(|request| request.max_tokens = tokens)
+    }
+
+    /// 0 takes the likeliest token always; 0.7 without this.
+    pub fn temperature(self, temperature: f32) -> Self {
+        self.with(|request| request.sampling.temperature = temperature)
+    }
+
+    /// Chooses among this many likeliest tokens; 0 among all, 40 without this.
+    pub fn top_k(self, tokens: u32) -> Self {
+        self.with(|request| request.sampling.top_k = tokens)
+    }
+
+    /// Chooses among the likeliest tokens that reach this probability together; 0.9 without this.
+    pub fn top_p(self, probability: f32) -> Self {
+        self.with(|request| request.sampling.top_p = probability)
+    }
+
+    /// Chooses among tokens at least this fraction as likely as the likeliest.
+    pub fn min_p(self, fraction: f32) -> Self {
+        self.with(|request| request.sampling.min_p = fraction)
+    }
+
+    /// Makes recent tokens less likely; 1 does not.
+    pub fn repeat_penalty(self, penalty: f32) -> Self {
+        self.with(|request| request.sampling.repeat_penalty = penalty)
+    }
+
+    /// How many recent tokens the penalty looks at; 64 without this.
+    pub fn repeat_last_n(self, tokens: u32) -> Self {
+        self.with(|request| request.sampling.repeat_last_n = tokens)
+    }
+
+    /// The same seed gives the same answer.
+    pub fn seed(self, seed: u64) -> Self {
+        self.with(|request| request.sampling.seed = Some(seed))
+    }
+
+    /// Ends before this text, which is no part of the answer; may be called several times.
+    pub fn stop(self, text: impl Into<String>) -> Self {
+        let text = text.into();
+        self.with(|request| request.stop_sequences.push(text))
+    }
+
+    /// Requests of the same session share what their prompts have in common: it is not computed again.
+    pub fn session(self, id: u64) -> Self {
+        self.with(|request| request.session = Some(id))
+    }
+
+    /// Goes on where the model would end its turn.
+    pub fn ignore_eos(self, ignore: bool) -> Self {
+        self.with(|request| request.ignore_eos = ignore)
+    }
+
+    /// What ends it before its time; what came until then is the answer.
+    pub fn cancel(mut self, cancel: CancelToken) -> Self {
+        self.cancel = cancel;
+        self
+    }
+
+    /// Generates, and gives the whole answer.
+    ///
+    /// # Errors
+    /// When the prompt does not fit the model's context or template, the backend cannot do what is asked, or fails, also in
+    /// the middle.
+    pub fn run(self) -> Result<GenerateResult> {
+        self.run_with(&mut |_| ControlFlow::Continue(()))
+    }
+
+    /// Generates, handing each event to `on_event` until it breaks, and gives the whole answer.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_with(self, on_event: &mut dyn FnMut(&Event) -> ControlFlow<()>) -> Result<GenerateResult> {
+        let request = self.request?;
+        check(&request.sampling)?;
+        let (mut text, mut tokens) = (String::new(), Vec::new());
+        let mut keep = |event: Event| {
+            match &event {
+                Event::Text(piece) => text += piece,
+                Event::Token { id, .. } => tokens.push(*id),
+                _ => (),
+            }
+            on_event(&event)
+        };
+        let stats = self.model.opened().engine.generate_stream(&request, &self.cancel, &mut keep)?;
+        fail_if_broken_off(&stats)?;
+        Ok(GenerateResult { text, tokens, stats })
+    }
+
+    /// Begins to generate on a thread of its own, and gives the text piece by piece as it comes.
+    pub fn stream(self) -> Stream {
+        let (sender, pieces) = mpsc::sync_channel(PIECES_MAX);
+        let stopped = Arc::new(AtomicBool::new(false));
+        let thread = {
+            let (model, stopped, cancel) = (self.model.clone(), Arc::clone(&stopped), self.cancel);
+            let request = self.request;
+            let cancel = CancelToken::new(move || stopped.load(Ordering::Relaxed) || cancel.is_cancelled());
+            std::thread::spawn(move || {
+                Generate { model: &model, request, cancel }.run_with(&mut |event| match event {
+                    Event::Text(piece) if sender.send(piece.clone()).is_err() => ControlFlow::Break(()),
+                    _ => ControlFlow::Continue(()),
+                })
+            })
+        };
+        Stream { pieces, stopped, thread: Some(thread), end: None }
+    }
+}
+
+/// An answer that is being generated: an iterator over its pieces of text, each of whole characters. A failure is the last
+/// item. Dropping it stops it.
+pub struct Stream {
+    pieces: Receiver<String>,
+    stopped: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<GenerateResult>>>,
+    /// How it ended, and once the failure was handed over, none again.
+    end: Option<GenerateResult>,
+}
+
+impl Stream {
+    /// Stops it soon: what is on its way still comes.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// What stops it, for another thread.
+    pub fn stopper(&self) -> impl Fn() + Send + Sync + 'static {
+        let stopped = Arc::clone(&self.stopped);
+        move || stopped.store(true, Ordering::Relaxed)
+    }
+
+    /// The next piece, or none within `wait`; the outer none is the end.
+    pub fn next_within(&mut self, wait: Duration) -> Option<Result<Option<String>>> {
+        match self.pieces.recv_timeout(wait) {
+            Ok(piece) => Some(Ok(Some(piece))),
+            Err(RecvTimeoutError::Timeout) => Some(Ok(None)),
+            Err(RecvTimeoutError::Disconnected) => self.finish().map(Err),
+        }
+    }
+
+    /// Keeps how it ended; the error, once, if it failed.
+    fn finish(&mut self) -> Option<Error> {
+        match self.thread.take()?.join() {
+            Ok(Ok(result)) => {
+                self.end = Some(result);
+                None
+            }
+            Ok(Err(error)) => Some(error),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    /// The whole answer and how it went, once the iterator has ended; none before, and after a failure.
+    pub fn result(&self) -> Option<&GenerateResult> {
+        self.end.as_ref()
+    }
+}
+
+impl Iterator for Stream {
+    type Item = Result<String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.pieces.recv() {
+            Ok(piece) => Some(Ok(piece)),
+            Err(_) => self.finish().map(Err),
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// What makes no sense is said before an engine makes something of it.
+fn check(sampling: &Sampling) -> Result<()> {
+    let Sampling { temperature, top_p, min_p, repeat_penalty, .. } = *sampling;
+    let (at_least_0, fraction) = ("a number from 0 up", "a number from 0 to 1");
+    let checks = [
+        ("temperature", temperature, temperature.is_finite() && temperature >= 0.0, at_least_0),
+        ("top_p", top_p, (0.0..=1.0).contains(&top_p), fraction),
+        ("min_p", min_p, (0.0..=1.0).contains(&min_p), fraction),
+        ("repeat_penalty", repeat_penalty, repeat_penalty.is_finite() && repeat_penalty > 0.0, "a number above 0"),
+    ];
+    match checks.iter().find(|(_, _, fits, _)| !fits) {
+        None => Ok(()),
+        Some((name, value, _, expected)) => {
+            Err(Error::Usage { message: format!("`{name}` is {value}"), hint: format!("give {expected}") })
+        }
+    }
+}
+
+/// A backend that failed in the middle has failed, whatever text came before.
+///
+/// # Errors
+/// Just then.
+pub(crate) fn fail_if_broken_off(stats: &GenerateStats) -> Result<()> {
+    match stats.finish_reason {
+        FinishReason::Error => {
+            let reason = stats.metadata.get("error").cloned().unwrap_or_default();
+            let message = format!("the backend failed after {} tokens: {reason}", stats.generated_tokens);
+            Err(Error::Refused { message, hint: String::new() })
+        }
+        _ => Ok(()),
+    }
+}

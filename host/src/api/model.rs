@@ -1,0 +1,175 @@
+//! A loaded model.
+
+use super::Generate;
+use crate::chat::{self, Message};
+use crate::error::{Error, Result};
+use crate::runtime::open::OpenModel;
+use pajamas_plugin_api::{CancelToken, MemoryUsage, ModelInfo, Prompt, TextSegment};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A loaded model. Clones are the same model, and any of them may be used from any thread; it is unloaded with the last one.
+#[derive(Clone)]
+pub struct Model(Arc<OpenModel>);
+
+/// Logits: a row for each position, a value for each token of the vocabulary.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Logits {
+    /// Values in a row.
+    pub vocabulary_size: usize,
+    /// Row after row.
+    pub values: Vec<f32>,
+}
+
+impl Logits {
+    /// The rows, in order.
+    pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
+        self.values.chunks_exact(self.vocabulary_size.max(1))
+    }
+}
+
+impl Model {
+    pub(super) fn new(model: OpenModel) -> Self {
+        Self(Arc::new(model))
+    }
+
+    pub(super) fn opened(&self) -> &OpenModel {
+        &self.0
+    }
+
+    /// What it is.
+    pub fn info(&self) -> &ModelInfo {
+        self.0.engine.info()
+    }
+
+    /// The name of the backend that it runs on.
+    pub fn backend(&self) -> &str {
+        &self.0.backend
+    }
+
+    /// The file or folder that was loaded.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// How long loading took, in milliseconds.
+    pub fn load_ms(&self) -> f64 {
+        self.0.load_ms
+    }
+
+    /// Answers a conversation, through the model's own chat template: a question, or messages. What looks like a control
+    /// token in them is text.
+    pub fn chat(&self, messages: impl Into<Messages>) -> Generate<'_> {
+        let Messages(messages) = messages.into();
+        Generate::new(self, chat::prompt(self.info(), &messages))
+    }
+
+    /// Goes on with a text as it is, without a chat template. Control tokens in it are read as such, so that a prompt can
+    /// be built by hand; what users typed belongs into [`Self::chat`].
+    pub fn generate(&self, prompt: impl Into<String>) -> Generate<'_> {
+        let segments = vec![TextSegment { text: prompt.into(), parse_special: true }];
+        Generate::new(self, Ok(Prompt::Text { add_special: true, segments }))
+    }
+
+    /// Goes on with tokens.
+    pub fn generate_tokens(&self, tokens: impl Into<Vec<u32>>) -> Generate<'_> {
+        Generate::new(self, Ok(Prompt::Tokens(tokens.into())))
+    }
+
+    /// The tokens of a text. `add_special` adds what the model wants around one (BOS), `parse_special` reads control tokens.
+    ///
+    /// # Errors
+    /// The backend's.
+    pub fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
+        self.0.engine.tokenize(text, add_special, parse_special)
+    }
+
+    /// The bytes of tokens; half a character at the end is possible.
+    ///
+    /// # Errors
+    /// When one is no token of the model's.
+    pub fn detokenize(&self, tokens: &[u32]) -> Result<Vec<u8>> {
+        self.0.engine.detokenize(tokens)
+    }
+
+    /// What the model expects after each of `tokens`, read from an empty context.
+    ///
+    /// # Errors
+    /// When they are more than the context holds, or none; the backend's, `Unsupported` where it gives no logits.
+    pub fn logits(&self, tokens: &[u32]) -> Result<Logits> {
+        let mut logits = Logits { vocabulary_size: self.info().vocabulary_size as usize, values: Vec::new() };
+        let mut unexpected = None;
+        let mut on_row = |position: usize, row: &[f32]| {
+            if row.len() != logits.vocabulary_size || position * row.len() != logits.values.len() {
+                unexpected = Some((position, row.len()));
+                return ControlFlow::Break(());
+            }
+            logits.values.extend_from_slice(row);
+            ControlFlow::Continue(())
+        };
+        self.logits_with(tokens, 0, &mut on_row, &CancelToken::never())?;
+        if unexpected.is_some() || logits.values.len() != tokens.len() * logits.vocabulary_size {
+            let message = format!("`{}` gave other rows of logits than it was asked for", self.backend());
+            return Err(Error::Refused { message, hint: "update the plugin".into() });
+        }
+        Ok(logits)
+    }
+
+    /// As [`Self::logits`], row by row as they are computed, from position `first_row` on, until `on_row` breaks. It gets the
+    /// position and the row.
+    ///
+    /// # Errors
+    /// As [`Self::logits`].
+    pub fn logits_with(
+        &self,
+        tokens: &[u32],
+        first_row: usize,
+        on_row: &mut dyn FnMut(usize, &[f32]) -> ControlFlow<()>,
+        cancel: &CancelToken,
+    ) -> Result<()> {
+        self.0.engine.logits(tokens, first_row, on_row, cancel)
+    }
+
+    /// What it holds by its backend's account, and the most that its process has held so far, in bytes.
+    ///
+    /// # Errors
+    /// The backend's.
+    pub fn memory_usage(&self) -> Result<(MemoryUsage, u64)> {
+        self.0.engine.memory_usage()
+    }
+}
+
+/// The messages of a conversation; a text alone is a question of the user's.
+#[derive(Debug, Clone, Default)]
+pub struct Messages(Vec<Message>);
+
+impl From<&str> for Messages {
+    fn from(question: &str) -> Self {
+        Self(vec![Message::new("user", question)])
+    }
+}
+
+impl From<String> for Messages {
+    fn from(question: String) -> Self {
+        Self(vec![Message::new("user", question)])
+    }
+}
+
+impl From<&[Message]> for Messages {
+    fn from(messages: &[Message]) -> Self {
+        Self(messages.to_vec())
+    }
+}
+
+impl<const N: usize> From<[Message; N]> for Messages {
+    fn from(messages: [Message; N]) -> Self {
+        Self(messages.into())
+    }
+}
+
+impl From<Vec<Message>> for Messages {
+    fn from(messages: Vec<Message>) -> Self {
+        Self(messages)
+    }
+}

@@ -1,0 +1,229 @@
+//! Quantizing: the method named or found by measuring, the model made, and measured against its source.
+
+use super::call::{Call, call_methods};
+use super::open_options;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::models::source::{self, Source};
+use crate::pipeline::{self, Artifact, QuantizeOptions};
+use crate::runtime::obtain::Purpose;
+use crate::search::{self, Goal, Trial};
+use crate::validate::text::Text;
+use crate::validate::verdict::Limits;
+use crate::validate::{self, Host, Report, ValidateOptions};
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// Tokens that a new model is measured on by default: enough to notice damage, and seconds for a small model.
+pub const TOKENS: usize = 2048;
+
+/// Whether a new model is measured against its source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measure {
+    /// No.
+    Never,
+    /// Where that can be done here.
+    IfPossible,
+    /// Yes, and it is an error where that cannot be done.
+    Always,
+}
+
+/// What is to be made; [`Pajamas::quantize`](super::Pajamas::quantize) begins it.
+#[must_use = "nothing is made before `run`"]
+pub struct Quantize<'a> {
+    call: Call<'a>,
+    model: String,
+    options: QuantizeOptions,
+    max_bytes: Option<u64>,
+    limits: Limits,
+    measure: Measure,
+    text: Option<Text>,
+    tokens: usize,
+}
+
+/// What was made, and how good it is.
+#[derive(Debug, Serialize)]
+pub struct Quantized {
+    /// What was made.
+    #[serde(flatten)]
+    pub artifact: Artifact,
+    /// What was tried to find it; none where the method was named.
+    pub search: Option<Search>,
+    /// How good it is; none if that was not measured.
+    pub validation: Option<Report>,
+    /// Why it was not measured; empty when it was.
+    pub not_validated: String,
+    /// What went wrong in measuring, where that was insisted on. The model is there all the same.
+    #[serde(skip)]
+    pub failure: Option<Error>,
+}
+
+/// How a method was found.
+#[derive(Debug, Serialize)]
+pub struct Search {
+    /// Why it is this one, in a sentence.
+    pub reason: String,
+    /// Everything that was measured, by size.
+    pub trials: Vec<Trial>,
+}
+
+impl<'a> Quantize<'a> {
+    pub(super) fn new(call: Call<'a>, model: String) -> Self {
+        let measure = if call.pajamas.config().validate { Measure::IfPossible } else { Measure::Never };
+        let (options, limits) = (QuantizeOptions::default(), Limits::default());
+        Self { call, model, options, max_bytes: None, limits, measure, text: None, tokens: TOKENS }
+    }
+
+    call_methods!('a);
+
+    /// The method: `Q4_K_M`, `4bit`, … Without it, and without a limit to search for, it is the format's default.
+    pub fn method(mut self, method: impl Into<String>) -> Self {
+        self.options.method = Some(method.into());
+        self
+    }
+
+    /// The format: `gguf` (the default), `mlx`, or what a plugin adds.
+    pub fn format(mut self, format: impl Into<String>) -> Self {
+        self.options.format = Some(format.into());
+        self
+    }
+
+    /// An option of the method; may be called several times.
+    pub fn set(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.options.options.insert(name.into(), value.into());
+        self
+    }
+
+    /// The folder to write to, instead of the store.
+    pub fn output_dir(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.options.output_dir = Some(folder.into());
+        self
+    }
+
+    /// The artifact's name without extension.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.options.name = Some(name.into());
+        self
+    }
+
+    /// Bytes of the artifact, at the most: the best that is no larger is found by measuring, where no method is named.
+    pub fn fit(mut self, bytes: u64) -> Self {
+        self.max_bytes = Some(bytes);
+        self
+    }
+
+    /// The mean KL divergence from the source to allow, in nats. Where no method is named, the smallest that keeps to it is
+    /// found by measuring.
+    pub fn max_kld(mut self, nats: f64) -> Self {
+        self.limits.max_kld = Some(nats);
+        self.measure = Measure::Always;
+        self
+    }
+
+    /// How much perplexity may grow: 0.05, which is the default, is five percent.
+    pub fn max_degradation(mut self, part: f64) -> Self {
+        self.limits.max_degradation = part;
+        self.measure = Measure::Always;
+        self
+    }
+
+    /// Whether it is measured against its source.
+    pub fn measure(mut self, measure: Measure) -> Self {
+        self.measure = measure;
+        self
+    }
+
+    /// A file of UTF-8 text to measure on.
+    pub fn text(mut self, file: impl Into<PathBuf>) -> Self {
+        self.text = Some(Text::File(file.into()));
+        self
+    }
+
+    /// Tokens of the text to read at the most.
+    pub fn tokens(mut self, tokens: usize) -> Self {
+        self.tokens = tokens;
+        self
+    }
+
+    /// Says what would be made, and writes nothing. The model must be on this machine.
+    ///
+    /// # Errors
+    /// When no quantizer makes it, or the one that does cannot say.
+    pub fn dry_run(self) -> Result<Artifact> {
+        let (config, candidates) = self.call.begin();
+        let source = source::resolve(&self.model, &config)?;
+        pipeline::dry_run(&source, &self.options, &candidates, &config, &self.call.cancel)
+    }
+
+    /// Makes it, and measures it. The observer hears of the artifact as soon as it is there.
+    ///
+    /// # Errors
+    /// When there is no such model, no quantizer makes it, nothing meets the limits, or the making fails or is cancelled; then
+    /// nothing is left behind. Failures that come later are in the result.
+    pub fn run(self) -> Result<Quantized> {
+        if let Some(text) = &self.text {
+            // Before hours of work for it.
+            text.check()?;
+        }
+        let (config, candidates) = self.call.begin();
+        let host = Host { candidates: &candidates, config: &config, observer: self.call.observer };
+        let source = self.call.source(&self.model, Purpose::Quantize(&self.options), &host)?;
+        let (options, search) = match self.goal() {
+            None => (self.options.clone(), None),
+            Some(goal) => {
+                let found = search::search(&source, &goal, &self.options, &host, &self.call.cancel)?;
+                (found.options, Some(Search { reason: found.reason, trials: found.trials }))
+            }
+        };
+        let progress = |update: &_| self.call.observer.progress(update);
+        let artifact = pipeline::quantize(&source, &options, &candidates, &config, &progress, &self.call.cancel)?;
+        self.call.observer.made(&artifact);
+        let (validation, not_validated, failure) = match self.measured(&source, &artifact, &host) {
+            Ok(Ok(report)) => (Some(report), String::new(), None),
+            Ok(Err(reason)) => (None, reason, None),
+            // Whatever became of the measurement, the model is there.
+            Err(error) => (None, error.to_string(), Some(error)),
+        };
+        Ok(Quantized { artifact, search, validation, not_validated, failure })
+    }
+
+    /// What is to be searched for, where no method is named and a size or a divergence is.
+    fn goal(&self) -> Option<Goal> {
+        let (max_bytes, max_kld) = (self.max_bytes, self.limits.max_kld);
+        let asked = max_bytes.is_some() || max_kld.is_some();
+        (asked && self.options.method.is_none()).then(|| Goal {
+            max_bytes,
+            max_kld,
+            text: self.text.clone(),
+            tokens: self.tokens,
+        })
+    }
+
+    /// Measures `artifact` against `source`; the inner error is the reason why that is not done, where nobody insists on it.
+    fn measured(&self, source: &Source, artifact: &Artifact, host: &Host<'_>) -> Result<Result<Report, String>> {
+        if self.measure == Measure::Never {
+            return Ok(Err("it was not asked for".to_owned()));
+        }
+        let open = open_options(host.config);
+        let options = ValidateOptions {
+            open: open.clone(),
+            reference_open: open,
+            text: self.text.clone(),
+            tokens: self.tokens,
+            window: None,
+            limits: self.limits,
+            made_now: true,
+            stop_at: None,
+        };
+        let made = Source { path: artifact.path.clone(), format: artifact.format.clone(), hub: None, ..source.clone() };
+        // The backend that the user prefers may run other formats only.
+        let config = Config { backend: None, ..host.config.clone() };
+        let host = Host { config: &config, ..*host };
+        match validate::validate(&made, Some((&self.model, source)), &options, &host, &self.call.cancel) {
+            Ok(report) => Ok(Ok(report)),
+            Err(Error::Interrupted) => Err(Error::Interrupted),
+            Err(error) if self.measure == Measure::Always => Err(error),
+            Err(error) => Ok(Err(error.to_string())),
+        }
+    }
+}

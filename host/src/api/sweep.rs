@@ -1,0 +1,94 @@
+//! Several methods side by side.
+
+use super::call::{Call, call_methods};
+use crate::config::Config;
+use crate::error::Result;
+use crate::pipeline::QuantizeOptions;
+use crate::runtime::obtain::Purpose;
+use crate::sweep::{self, Sweep, SweepOptions};
+use crate::validate::Host;
+use crate::validate::text::Text;
+use std::path::PathBuf;
+
+/// What is to be tried; [`Pajamas::sweep`](super::Pajamas::sweep) begins it.
+#[must_use = "nothing is tried before `run`"]
+pub struct SweepMethods<'a> {
+    call: Call<'a>,
+    model: String,
+    options: SweepOptions,
+}
+
+impl<'a> SweepMethods<'a> {
+    pub(super) fn new(call: Call<'a>, model: String) -> Self {
+        let options = SweepOptions {
+            methods: Vec::new(),
+            formats: Vec::new(),
+            keep: false,
+            text: None,
+            tokens: 4096,
+            speed: (512, 128),
+            repetitions: 3,
+        };
+        Self { call, model, options }
+    }
+
+    call_methods!('a);
+
+    /// The methods; the usual ones of each format without this.
+    pub fn methods<M: Into<String>>(mut self, methods: impl IntoIterator<Item = M>) -> Self {
+        self.options.methods = methods.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The formats; all that can be made and run here without this.
+    pub fn formats<F: Into<String>>(mut self, formats: impl IntoIterator<Item = F>) -> Self {
+        self.options.formats = formats.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Keeps what is made.
+    pub fn keep(mut self, keep: bool) -> Self {
+        self.options.keep = keep;
+        self
+    }
+
+    /// A file of UTF-8 text to measure on.
+    pub fn text(mut self, file: impl Into<PathBuf>) -> Self {
+        self.options.text = Some(Text::File(file.into()));
+        self
+    }
+
+    /// Tokens of the text to read at the most; 4096 without this.
+    pub fn tokens(mut self, tokens: usize) -> Self {
+        self.options.tokens = tokens;
+        self
+    }
+
+    /// Tokens of prompt and of answer to time, each at least 1; 512 and 128 without this.
+    pub fn speed(mut self, prompt_tokens: u32, generate_tokens: u32) -> Self {
+        self.options.speed = (prompt_tokens, generate_tokens);
+        self
+    }
+
+    /// How often each is timed; 3 times without this.
+    pub fn repetitions(mut self, repetitions: u32) -> Self {
+        self.options.repetitions = repetitions.max(1);
+        self
+    }
+
+    /// Tries them. One that fails is in the result, with the reason; the others go on.
+    ///
+    /// # Errors
+    /// When there is no such model, or nothing can be tried with it here.
+    pub fn run(self) -> Result<Sweep> {
+        if let Some(text) = &self.options.text {
+            text.check()?;
+        }
+        let (config, candidates) = self.call.begin();
+        // The backend that the user prefers may run other formats only.
+        let config = Config { backend: None, ..config };
+        let host = Host { candidates: &candidates, config: &config, observer: self.call.observer };
+        let source = self.call.source(&self.model, Purpose::Quantize(&QuantizeOptions::default()), &host)?;
+        sweep::sweep(&source, &self.options, &host, &self.call.cancel)
+    }
+}
