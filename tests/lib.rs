@@ -206,7 +206,8 @@ pub fn build_dir() -> PathBuf {
     executable.ancestors().nth(2).expect("target/profile/deps/test").to_owned()
 }
 
-fn built(file: &str) -> PathBuf {
+/// The program or library `file`, which must have been built.
+pub fn built(file: &str) -> PathBuf {
     let path = build_dir().join(file);
     assert!(path.is_file(), "`{}` is not built: run `make test`", path.display());
     path

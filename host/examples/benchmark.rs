@@ -16,7 +16,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for test in &run.tests {
             if let Outcome::Measured(measured) = &test.outcome {
                 let rate = &measured.tokens_per_second;
-                println!("{} on {backend}: {} {:.1} ± {:.1} tokens/s", run.model, test.test, rate.mean, rate.stdev);
+                let deviation = rate.standard_deviation.unwrap_or(0.0);
+                println!("{} on {backend}: {} {:.1} ± {deviation:.1} tokens/s", run.model, test.test, rate.mean);
             }
         }
     }

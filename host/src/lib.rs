@@ -76,7 +76,10 @@ pub use search::Trial;
 
 /// What measuring gives: all the figures, as `--json` shows them.
 pub mod report {
-    pub use crate::benchmark::report::{Report as Benchmark, Run, TestResult};
+    pub use crate::benchmark::report::{
+        Loaded, Measurement, Memory, Outcome, Report as Benchmark, Run, Settings, TestResult,
+    };
+    pub use crate::benchmark::statistics::{Latency, Rate};
     pub use crate::sweep::{Failure, Row, Sweep};
     pub use crate::validate::statistics::{Comparison, Distribution, Estimate};
     pub use crate::validate::text::TextSummary;

@@ -8,6 +8,7 @@ mod conversion;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod cpu_levels;
 mod doctor;
+mod examples;
 mod generation;
 #[cfg(target_os = "linux")]
 mod gpu_cuda;
@@ -20,6 +21,8 @@ mod hostile_plugins;
 mod hub_server;
 mod info;
 mod interruption;
+#[cfg(unix)]
+mod library;
 #[cfg(target_os = "linux")]
 mod manners;
 mod misbehaving_plugins;

@@ -14,8 +14,10 @@ def main(*models: str) -> None:
         if run["error"]:
             print(f"{run['model']} on {run['backend']}: {run['error']}")
         for test in run["tests"]:
-            rate = test["tokens_per_second"]
-            print(f"{run['model']} on {run['backend']}: {test['test']} {rate['mean']:.1f} ± {rate['stdev']:.1f} tokens/s")
+            if test["status"] == "measured":
+                rate = test["tokens_per_second"]
+                speed = f"{rate['mean']:.1f} ± {rate['standard_deviation'] or 0:.1f} tokens/s"
+                print(f"{run['model']} on {run['backend']}: {test['test']} {speed}")
 
 
 if __name__ == "__main__":
