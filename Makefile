@@ -28,13 +28,22 @@ TEST_VULKAN := plugin-vulkan
 endif
 endif
 
+# The CPU backends that are handed out.
+ifeq ($(shell uname -m),x86_64)
+LEVELS := $(foreach v,2 3 4,cpu-level-x86-64-v$(v))
+LEVEL_LIBRARIES := $(foreach v,2 3 4,"$(RELEASE)/levels/libgguf_cpu-x86-64-v$(v).$(EXTENSION)")
+else
+LEVELS := plugin-gguf-cpu
+LEVEL_LIBRARIES := "$(RELEASE)/levels/libgguf_cpu-native.$(EXTENSION)"
+endif
+
 # One compiler cache for every build of llama.cpp, where there is one.
 ifneq ($(shell command -v ccache),)
 export CMAKE_C_COMPILER_LAUNCHER := ccache
 export CMAKE_CXX_COMPILER_LAUNCHER := ccache
 endif
 
-.PHONY: help deps build host tested plugins plugin-gguf-cpu plugin-mlx-quantize plugin-mlx plugin-vulkan plugin-cuda plugin-metal plugin-rocm demo test fuzz memcheck quality lint bench bench-plugins bench-gguf bench-mlx bench-convert goldens reference install dist clean
+.PHONY: help deps build host tested plugins plugin-gguf-cpu plugin-mlx-quantize plugin-mlx plugin-vulkan plugin-cuda plugin-metal plugin-rocm demo test fuzz memcheck quality lint bench bench-plugins bench-gguf bench-mlx bench-convert goldens reference install uninstall dist wheel notices audit book soak clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -96,6 +105,7 @@ test: tested $(TEST_LEVEL) $(TEST_VULKAN) $(if $(TEST_MLX),plugin-mlx) ## build 
 	$(CARGO) test --release --locked $(TEMPLATE)
 	$(TEST_MLX)
 	$(CARGO) test --release --locked $(WORKSPACE) -- --test-threads=1
+	@tools/test-python "$(RELEASE)" "$(EXTENSION)"
 	@tools/memcheck
 	@FUZZ_SECONDS=$${FUZZ_SECONDS:-3} tests/fuzz/run
 
@@ -167,8 +177,29 @@ install: build ## install the programs into $PREFIX/bin and the plugins (default
 		rm -rf "$(PLUGINS)/$${bundle##*/}" && cp -R "$$bundle" "$(PLUGINS)"; fi; done
 	@echo 'installed; add "$(PREFIX)/bin" to your PATH'
 
-dist: host plugin-mlx-quantize $(if $(filter x86_64,$(shell uname -m)),$(foreach v,2 3 4,cpu-level-x86-64-v$(v)),plugin-gguf-cpu) ## an archive for other machines, with the CPU backend for every x86-64 level
+uninstall: ## take programs and plugins out of $PREFIX again; models, settings and plugins of others stay
+	@tools/uninstall "$(PREFIX)" "$(PLUGINS)" "$(EXTENSION)"
+
+dist: host plugin-mlx-quantize notices $(LEVELS) ## an archive for other machines, with the CPU backend for every x86-64 level
 	@tools/dist "$(RELEASE)" "$(EXTENSION)" "$(TARGET_DIR)/dist"
+
+wheel: host plugin-mlx-quantize notices $(LEVELS) ## the Python package, with all that a CPU needs
+	@tools/build-wheel "$(RELEASE)" "$(TARGET_DIR)/dist" "$(RELEASE)/libmlx_quantize.$(EXTENSION)" $(LEVEL_LIBRARIES)
+
+notices: # the licences of everything that is linked into what is handed out
+	@tools/notices "$(TARGET_DIR)/THIRD-PARTY-NOTICES.txt"
+
+audit: ## licences, sources and doubles of every dependency; ADVISORIES=1 asks for known weaknesses, too
+	@tools/audit
+
+book: ## the documentation as a book, into target/book (needs mdbook, or installs it)
+	@command -v mdbook >/dev/null || $(CARGO) install --locked mdbook
+	mdbook build docs --dest-dir "$(abspath $(TARGET_DIR))/book"
+
+soak: tested ## 10,000 answers and 200 loadings, in this process and in workers, in memory that must not grow (ten minutes)
+	$(CARGO) build --release --locked -p pajamas-tests --example soak
+	@"$(RELEASE)/pajamas" quantize tests/fixtures/pajama-tiny -m Q8_0 -o "$(TARGET_DIR)/soak" --no-validate --plugin-dir "$(RELEASE)" >/dev/null
+	@"$(RELEASE)/examples/soak" "$(RELEASE)" "$(TARGET_DIR)/soak/pajama-tiny-q8_0.gguf" $(GENERATIONS) $(LOADS)
 
 clean: ## remove what was built
 	$(CARGO) clean

@@ -240,7 +240,8 @@ pub fn not_run(why: &str) {
     let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("not run, because {why}: {test}\n"));
 }
 
-fn copy_tree(from: &Path, to: &Path) {
+/// Copies the folder `from`, with all that is in it, to `to`.
+pub fn copy_tree(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("the copy's folder");
     for entry in std::fs::read_dir(from).expect("the folder").flatten() {
         let target = to.join(entry.file_name());

@@ -8,6 +8,8 @@ mod conversion;
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod cpu_levels;
 mod doctor;
+#[cfg(unix)]
+mod documentation;
 mod examples;
 mod generation;
 #[cfg(target_os = "linux")]
@@ -23,6 +25,7 @@ mod info;
 mod interruption;
 #[cfg(unix)]
 mod library;
+mod library_surface;
 #[cfg(target_os = "linux")]
 mod manners;
 mod misbehaving_plugins;

@@ -15,7 +15,7 @@ QUESTION = "What is the capital of France?"
 def home(tmp_path_factory):
     """Nothing of the user's is read or written, and nobody is asked."""
     folder = tmp_path_factory.mktemp("home")
-    for name in [name for name in os.environ if name.startswith("PAJAMAS_")]:
+    for name in [name for name in os.environ if name.startswith("PAJAMAS_") and name != "PAJAMAS_CUSTOM_BACKEND"]:
         del os.environ[name]
     os.environ.update(PAJAMAS_HOME=str(folder), HF_HUB_OFFLINE="1", HF_HOME=str(folder / "huggingface"))
     return folder
