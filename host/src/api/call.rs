@@ -38,14 +38,12 @@ impl<'a> Call<'a> {
 macro_rules! call_methods {
     ($lifetime:lifetime) => {
         /// Who is told how it goes. Without one, only what is wrong is said, as the result.
-        #[must_use]
         pub fn observer(mut self, observer: &$lifetime dyn crate::runtime::open::Observer) -> Self {
             self.call.observer = observer;
             self
         }
 
         /// What stops it; it then ends with [`Error::Interrupted`](crate::Error::Interrupted).
-        #[must_use]
         pub fn cancel(mut self, cancel: pajamas_plugin_api::CancelToken) -> Self {
             self.call.cancel = cancel;
             self
