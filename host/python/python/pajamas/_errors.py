@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Dict, Optional, Tuple, Type
 
 
 class PajamasError(Exception):
@@ -17,7 +17,7 @@ class PajamasError(Exception):
     def __str__(self) -> str:
         return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> Tuple[Any, ...]:
         return (_rebuilt, (type(self), self.message, self.kind, self.hint))
 
 
@@ -57,7 +57,7 @@ class QualityTooLowError(PajamasError):
     """Nothing that can be made is good enough, or small enough."""
 
 
-_BY_KIND = {
+_BY_KIND: Dict[str, Type[PajamasError]] = {
     "model_not_found": ModelNotFoundError,
     "invalid": InvalidModelError,
     "invalid_model": InvalidModelError,
@@ -80,5 +80,5 @@ def of(kind: str, message: str, hint: Optional[str]) -> PajamasError:
     return _BY_KIND.get(kind, PajamasError)(message, kind=kind, hint=hint)
 
 
-def _rebuilt(cls: type, message: str, kind: str, hint: Optional[str]) -> PajamasError:
+def _rebuilt(cls: Type[PajamasError], message: str, kind: str, hint: Optional[str]) -> PajamasError:
     return cls(message, kind=kind, hint=hint)

@@ -58,6 +58,11 @@ def _names(values: Union[None, str, Sequence[str]]) -> List[str]:
     return [values] if isinstance(values, str) else list(values or ())
 
 
+def _report(text: str) -> Report:
+    report: Report = json.loads(text)
+    return report
+
+
 class Installation:
     """Settings, plugins and models in one place. Without arguments it is that of the program ``pajamas``: ``PAJAMAS_HOME`` or
     ``~/.pajamas``, with the plugins of this package behind those that are installed there.
@@ -231,7 +236,7 @@ class Installation:
                 max_degradation=max_degradation,
                 on_notice=notice,
             )
-        return json.loads(report)
+        return _report(report)
 
     def benchmark(
         self,
@@ -249,10 +254,10 @@ class Installation:
 
         :param backends: their names, or ``"all"``; the best without it.
         """
-        one = isinstance(models, (str, os.PathLike))
+        several = [models] if isinstance(models, (str, os.PathLike)) else models
         with shown(progress) as notice:
             report = self._native.benchmark(
-                [os.fspath(model) for model in ([models] if one else models)],  # type: ignore[list-item, union-attr]
+                [os.fspath(model) for model in several],
                 backends=_names(backends),
                 prompt_tokens=_several(prompt_tokens),
                 generate_tokens=_several(generate_tokens),
@@ -261,7 +266,7 @@ class Installation:
                 method=method,
                 on_notice=notice,
             )
-        return json.loads(report)
+        return _report(report)
 
     def sweep(
         self,
@@ -287,7 +292,7 @@ class Installation:
                 repetitions=repetitions,
                 on_notice=notice,
             )
-        return json.loads(report)
+        return _report(report)
 
     def pull(self, model: str, *, progress: Progress = False) -> Path:
         """Fetches a model of the hub's into Hugging Face's cache, as far as it is not there, and gives its folder."""
@@ -300,7 +305,7 @@ class Installation:
 
     def hardware(self) -> Report:
         """This machine: CPU, cores, memory."""
-        return json.loads(self._native.hardware())
+        return _report(self._native.hardware())
 
     def models(self) -> List[ModelRecord]:
         """The models that were made and are kept."""

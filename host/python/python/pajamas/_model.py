@@ -63,7 +63,7 @@ def _messages(conversation: Conversation) -> List[Tuple[str, str]]:
 def _prompt(prompt: Union[str, Sequence[int], Sequence[Message]]) -> Union[str, List[int], List[Tuple[str, str]]]:
     if isinstance(prompt, str):
         return prompt
-    parts = list(prompt)
+    parts: List[Any] = list(prompt)
     if parts and isinstance(parts[0], Mapping):
         return _messages(parts)
     # NumPy's integers, too.
