@@ -34,7 +34,9 @@ impl Slots {
         let index = match own {
             Some(own) => Some(own).filter(|own| free(*own)),
             None => {
-                let by_age = |(_, slot): &(usize, &Slot)| (slot.session.is_some(), slot.last_used);
+                // What belongs to no session holds nothing worth keeping: the lowest of these, because engines compute slots
+                // that follow each other best together.
+                let by_age = |(_, slot): &(usize, &Slot)| slot.session.map_or((false, 0), |_| (true, slot.last_used));
                 let slots = self.slots.iter().enumerate().filter(|(index, _)| free(*index));
                 slots.min_by_key(by_age).map(|(index, _)| index)
             }

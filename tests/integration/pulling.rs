@@ -268,6 +268,10 @@ fn what_cannot_be_used_here_is_refused_before_its_weights_come() {
     run(&hub, &["run", ID, "-c", large, "-p", "x"]).failed_with("tokens of context it takes about", "shorter context");
     run(&hub, &["quantize", ID, "-m", "Q5_K_MM"]).misused("unknown quantization method", "did you mean `Q5_K_M`");
     assert_eq!(hub.take_large_bytes(), 2 * HEADER_BYTES);
+    let small = run(&hub, &["quantize", ID, "--fit", "100KiB"]);
+    assert!(small.code == Some(3) && small.stderr.contains("nothing fits into 100.0 KiB"), "{small:?}");
+    run(&hub, &["sweep", ID, "-m", "Q4_K_M,Q5_K_MM"]).misused("unknown quantization method", "did you mean `Q5_K_M`");
+    assert_eq!(hub.take_large_bytes(), HEADER_BYTES);
 }
 
 #[test]

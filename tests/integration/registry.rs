@@ -61,15 +61,17 @@ fn what_is_replaced_or_left_over_is_pruned_and_the_rest_stays() {
     quantize(&home, "Q8_0").succeeded();
     home.run(["quantize", "acme/tiny", "-m", "Q2_K", "--max-kld", "0.0000001"]);
     let models = home.path().join("models");
-    std::fs::rename(models.join("tiny-q8_0.gguf"), models.join("old.gguf")).unwrap();
     let record = std::fs::read_to_string(models.join("tiny-q8_0.gguf.json")).unwrap();
-    std::fs::remove_file(models.join("tiny-q8_0.gguf.json")).unwrap();
+    // Made long ago.
     let mut earlier: serde_json::Value = serde_json::from_str(&record).unwrap();
-    (earlier["file"], earlier["created_unix_s"]) = ("old.gguf".into(), 1_000_000.into());
-    std::fs::write(models.join("old.gguf.json"), earlier.to_string()).unwrap();
+    earlier["created_unix_s"] = 1_000_000.into();
+    std::fs::write(models.join("tiny-q8_0.gguf.json"), earlier.to_string()).unwrap();
     std::fs::remove_dir_all(repository(&home).join("snapshots").join(OLD)).unwrap();
     cache(&home, NEW);
-    quantize(&home, "Q8_0").succeeded();
+    // Another commit has its own place.
+    let newer = format!("tiny-q8_0-{}.gguf", &NEW[..8]);
+    assert!(quantize(&home, "Q8_0").succeeded().stdout.trim().ends_with(&newer));
+    assert_eq!(runs(&home, &[]), newer);
     std::fs::write(models.join("gone.gguf.json"), record.replace("tiny-q8_0.gguf", "gone.gguf")).unwrap();
     std::fs::create_dir(models.join(".x.gguf.999999999.partial")).unwrap();
     std::fs::write(models.join("mine.json"), "{}").unwrap();
@@ -80,15 +82,16 @@ fn what_is_replaced_or_left_over_is_pruned_and_the_rest_stays() {
     };
     let dry = home.run(["models", "prune", "--dry-run", "--json"]).json();
     assert_schema("models-prune", &dry);
-    assert_eq!(named(&dry), [".x.gguf.999999999.partial", "gone.gguf.json", "old.gguf"]);
+    assert_eq!(named(&dry), [".x.gguf.999999999.partial", "gone.gguf.json"], "no model goes unasked");
     assert_eq!(home.listing("models"), before);
-    let pruned = home.run(["models", "prune"]);
-    assert!(pruned.succeeded().stdout.contains("old.gguf: `tiny-q8_0` is the same of a newer state"), "{pruned:?}");
-    let left = ["mine.json", "tiny-q2_k.gguf", "tiny-q2_k.gguf.json", "tiny-q8_0.gguf", "tiny-q8_0.gguf.json"];
+    let pruned = home.run(["models", "prune", "--superseded"]);
+    assert!(pruned.succeeded().stdout.contains("tiny-q8_0.gguf: `tiny-q8_0-"), "{pruned:?}");
+    let record = format!("{newer}.json");
+    let left = ["mine.json", "tiny-q2_k.gguf", "tiny-q2_k.gguf.json", &newer, &record];
     assert_eq!(home.listing("models"), left);
     assert_eq!(named(&home.run(["models", "prune", "--json"]).json()), [""; 0]);
     assert_eq!(named(&home.run(["models", "prune", "--failed", "--dry-run", "--json"]).json()), ["tiny-q2_k.gguf"]);
     // What it was made from is not here any more.
     assert_eq!(named(&home.run(["models", "prune", "--stale", "--json"]).json()), ["tiny-q2_k.gguf"]);
-    assert_eq!(home.listing("models"), ["mine.json", "tiny-q8_0.gguf", "tiny-q8_0.gguf.json"]);
+    assert_eq!(home.listing("models"), ["mine.json", &newer, &record]);
 }

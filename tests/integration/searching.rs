@@ -23,6 +23,7 @@ fn the_smallest_that_is_good_enough_is_found_and_its_figures_are_reproduced() {
     let chosen: Vec<&Value> = trials.iter().filter(|trial| trial["good"] == true).collect();
     let chosen = *chosen.first().expect("something was good enough");
     assert_eq!(chosen["method"], value["method"]);
+    assert!(value["validation"]["verdict"]["passed"] == true, "what was found good enough is");
     let evidence = number(&value["output_bytes"]) - number(&chosen["size_bytes"]);
     assert!((0.0..4096.0).contains(&evidence), "the forecast holds, but for the evidence: {evidence}");
     // What is just below was measured, and is not good enough.

@@ -191,7 +191,8 @@ impl Installation {
             let work = work.methods(methods).formats(formats).keep(keep);
             let work = set(work, text, pajamas::SweepMethods::text);
             let work = set(work, tokens, pajamas::SweepMethods::tokens);
-            set(work, repetitions, pajamas::SweepMethods::repetitions).run()
+            let sweep = set(work, repetitions, pajamas::SweepMethods::repetitions).run()?;
+            if sweep.interrupted { Err(pajamas::Error::Interrupted) } else { Ok(sweep) }
         })?;
         json(&sweep)
     }

@@ -15,7 +15,6 @@ pub(crate) use generate::fail_if_broken_off;
 pub use generate::{Generate, Stream};
 pub use load::Load;
 pub use model::{Logits, Messages, Model};
-pub(crate) use quantize::TOKENS as TOKENS_OF_NEW;
 pub use quantize::{Measure, Quantize, Quantized, Search};
 pub use sweep::SweepMethods;
 pub(crate) use validate::TOKENS as TOKENS_TO_VALIDATE;

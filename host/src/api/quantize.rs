@@ -17,6 +17,9 @@ use std::path::PathBuf;
 /// Tokens that a new model is measured on by default: enough to notice damage, and seconds for a small model.
 pub const TOKENS: usize = 2048;
 
+/// Tokens that the trials of a search are measured on by default: twice as many as it takes to be sure early.
+pub const TOKENS_TO_SEARCH: usize = 8192;
+
 /// Whether a new model is measured against its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Measure {
@@ -35,10 +38,11 @@ pub struct Quantize<'a> {
     model: String,
     options: QuantizeOptions,
     max_bytes: Option<u64>,
-    limits: Limits,
+    max_kld: Option<f64>,
+    max_degradation: Option<f64>,
     measure: Measure,
     text: Option<Text>,
-    tokens: usize,
+    tokens: Option<usize>,
 }
 
 /// What was made, and how good it is.
@@ -70,8 +74,9 @@ pub struct Search {
 impl<'a> Quantize<'a> {
     pub(super) fn new(call: Call<'a>, model: String) -> Self {
         let measure = if call.pajamas.config().validate { Measure::IfPossible } else { Measure::Never };
-        let (options, limits) = (QuantizeOptions::default(), Limits::default());
-        Self { call, model, options, max_bytes: None, limits, measure, text: None, tokens: TOKENS }
+        let (max_bytes, max_kld, max_degradation, text, tokens) = (None, None, None, None, None);
+        let options = QuantizeOptions::default();
+        Self { call, model, options, max_bytes, max_kld, max_degradation, measure, text, tokens }
     }
 
     call_methods!('a);
@@ -115,14 +120,15 @@ impl<'a> Quantize<'a> {
     /// The mean KL divergence from the source to allow, in nats. Where no method is named, the smallest that keeps to it is
     /// found by measuring.
     pub fn max_kld(mut self, nats: f64) -> Self {
-        self.limits.max_kld = Some(nats);
+        self.max_kld = Some(nats);
         self.measure = Measure::Always;
         self
     }
 
-    /// How much perplexity may grow: 0.05, which is the default, is five percent.
+    /// How much perplexity may grow: 0.05, which is the default, is five percent. What is only to [`fit`](Self::fit) may
+    /// double it.
     pub fn max_degradation(mut self, part: f64) -> Self {
-        self.limits.max_degradation = part;
+        self.max_degradation = Some(part);
         self.measure = Measure::Always;
         self
     }
@@ -139,9 +145,9 @@ impl<'a> Quantize<'a> {
         self
     }
 
-    /// Tokens of the text to read at the most.
+    /// Tokens of the text to read at the most; 2048 without this, in a search 8192.
     pub fn tokens(mut self, tokens: usize) -> Self {
-        self.tokens = tokens;
+        self.tokens = Some(tokens);
         self
     }
 
@@ -167,10 +173,18 @@ impl<'a> Quantize<'a> {
         }
         let (config, candidates) = self.call.begin();
         let host = Host { candidates: &candidates, config: &config, observer: self.call.observer };
-        let source = self.call.source(&self.model, Purpose::Quantize(&self.options), &host)?;
-        let (options, search) = match self.goal() {
+        let goal = self.goal();
+        let purpose = match &goal {
+            Some(goal) => Purpose::Search(&self.options, goal),
+            None => Purpose::Quantize(&self.options),
+        };
+        let source = self.call.source(&self.model, purpose, &host)?;
+        let (options, search) = match goal {
             None => (self.options.clone(), None),
             Some(goal) => {
+                // The backend that the user prefers may run other formats only.
+                let config = Config { backend: None, ..config.clone() };
+                let host = Host { config: &config, ..host };
                 let found = search::search(&source, &goal, &self.options, &host, &self.call.cancel)?;
                 (found.options, Some(Search { reason: found.reason, trials: found.trials }))
             }
@@ -189,14 +203,25 @@ impl<'a> Quantize<'a> {
 
     /// What is to be searched for, where no method is named and a size or a divergence is.
     fn goal(&self) -> Option<Goal> {
-        let (max_bytes, max_kld) = (self.max_bytes, self.limits.max_kld);
-        let asked = max_bytes.is_some() || max_kld.is_some();
+        let asked = self.max_bytes.is_some() || self.max_kld.is_some();
         (asked && self.options.method.is_none()).then(|| Goal {
-            max_bytes,
-            max_kld,
+            max_bytes: self.max_bytes,
+            limits: self.limits(),
             text: self.text.clone(),
-            tokens: self.tokens,
+            tokens: self.tokens_to_read(),
         })
+    }
+
+    fn limits(&self) -> Limits {
+        // Who asks for a size gets the best of it, unless that is no model any more.
+        let usual =
+            if self.max_bytes.is_some() && self.max_kld.is_none() { 1.0 } else { Limits::default().max_degradation };
+        Limits { max_degradation: self.max_degradation.unwrap_or(usual), max_kld: self.max_kld }
+    }
+
+    fn tokens_to_read(&self) -> usize {
+        let searched = self.options.method.is_none() && (self.max_bytes.is_some() || self.max_kld.is_some());
+        self.tokens.unwrap_or(if searched { TOKENS_TO_SEARCH } else { TOKENS })
     }
 
     /// Measures `artifact` against `source`; the inner error is the reason why that is not done, where nobody insists on it.
@@ -209,9 +234,9 @@ impl<'a> Quantize<'a> {
             open: open.clone(),
             reference_open: open,
             text: self.text.clone(),
-            tokens: self.tokens,
+            tokens: self.tokens_to_read(),
             window: None,
-            limits: self.limits,
+            limits: self.limits(),
             made_now: true,
             stop_at: None,
         };

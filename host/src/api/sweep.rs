@@ -3,7 +3,7 @@
 use super::call::{Call, call_methods};
 use crate::config::Config;
 use crate::error::Result;
-use crate::pipeline::QuantizeOptions;
+use crate::pipeline::{self, QuantizeOptions};
 use crate::runtime::obtain::Purpose;
 use crate::sweep::{self, Sweep, SweepOptions};
 use crate::validate::Host;
@@ -76,7 +76,8 @@ impl<'a> SweepMethods<'a> {
         self
     }
 
-    /// Tries them. One that fails is in the result, with the reason; the others go on.
+    /// Tries them. One that fails is in the result, with the reason; the others go on. Where it is stopped, those that were
+    /// measured by then are the result.
     ///
     /// # Errors
     /// When there is no such model, or nothing can be tried with it here.
@@ -88,7 +89,12 @@ impl<'a> SweepMethods<'a> {
         // The backend that the user prefers may run other formats only.
         let config = Config { backend: None, ..config };
         let host = Host { candidates: &candidates, config: &config, observer: self.call.observer };
-        let source = self.call.source(&self.model, Purpose::Quantize(&QuantizeOptions::default()), &host)?;
+        // Before hours of fetching for it; whether it makes anything of this model is told by that.
+        for method in &self.options.methods {
+            pipeline::is_known(method, &candidates)?;
+        }
+        let first = QuantizeOptions { method: self.options.methods.first().cloned(), ..QuantizeOptions::default() };
+        let source = self.call.source(&self.model, Purpose::Quantize(&first), &host)?;
         sweep::sweep(&source, &self.options, &host, &self.call.cancel)
     }
 }

@@ -44,8 +44,11 @@ enum Action {
         #[arg(long)]
         force: bool,
     },
-    /// Remove what is of no use: what interrupted runs left, and models that a newer one of the same making replaces.
+    /// Remove what is of no use: what interrupted runs left, and the models that the flags name.
     Prune {
+        /// Also models of which there is one by the same method of a newer state of the source.
+        #[arg(long)]
+        superseded: bool,
         /// Also models that were measured and are not good enough.
         #[arg(long)]
         failed: bool,
@@ -117,8 +120,8 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
             let purpose = if *force { Purpose::Any } else { Purpose::Keep };
             pull(&Pull { reference: reference.clone(), file: file.clone() }, purpose, common, config)
         }
-        Action::Prune { failed, stale, dry_run } => {
-            prune(Also { failed: *failed, stale: *stale }, *dry_run, common, config)
+        Action::Prune { superseded, failed, stale, dry_run } => {
+            prune(Also { superseded: *superseded, failed: *failed, stale: *stale }, *dry_run, common, config)
         }
         Action::Remove { name, dry_run, force } => remove(name, *dry_run, *force, common, config),
     }

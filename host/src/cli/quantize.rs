@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::models::format;
 use crate::pipeline::Artifact;
-use crate::{Measure, Pajamas, Quantize, TOKENS_OF_NEW};
+use crate::{Measure, Pajamas, Quantize};
 use std::path::PathBuf;
 
 /// What `pajamas quantize` takes.
@@ -56,9 +56,9 @@ pub struct Args {
     /// A file of UTF-8 text to measure on [default: `validation.txt` in the source's folder, else the bundled text].
     #[arg(long, value_name = "FILE", conflicts_with = "no_validate")]
     text: Option<PathBuf>,
-    /// Tokens of the text to read at the most.
-    #[arg(long, value_name = "N", default_value_t = TOKENS_OF_NEW, value_parser = tokens, conflicts_with = "no_validate")]
-    tokens: usize,
+    /// Tokens of the text to read at the most [default: 2048, to find a method 8192].
+    #[arg(long, value_name = "N", value_parser = tokens, conflicts_with = "no_validate")]
+    tokens: Option<usize>,
     #[command(flatten)]
     limits: LimitArgs,
 }
@@ -153,7 +153,10 @@ fn bytes(text: &str) -> Result<u64, String> {
 impl Args {
     /// The work that these arguments describe.
     fn work<'a>(&self, pajamas: &'a Pajamas) -> Result<Quantize<'a>, Error> {
-        let mut work = pajamas.quantize(&self.model).tokens(self.tokens);
+        let mut work = pajamas.quantize(&self.model);
+        if let Some(tokens) = self.tokens {
+            work = work.tokens(tokens);
+        }
         // Both are words of MLX alone; a method tells its format itself.
         let mlx = self.bits.is_some() || (self.group_size.is_some() && self.method.is_none());
         if let Some(format) = self.format.clone().or_else(|| mlx.then(|| format::MLX.into())) {

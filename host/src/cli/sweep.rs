@@ -71,11 +71,12 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
     console.clear();
     let report = write(&found, &dir)?;
     if common.json {
-        return output::json(&found);
+        output::json(&found)?;
+    } else {
+        table(&found);
+        output::print(&output::shown(&report.display().to_string()));
     }
-    table(&found);
-    output::print(&output::shown(&report.display().to_string()));
-    Ok(())
+    if found.interrupted { Err(Error::Interrupted.into()) } else { Ok(()) }
 }
 
 /// Writes the files; gives the page's path.

@@ -18,6 +18,26 @@ pub fn room(path: &Path) -> Option<Room> {
     at(&existing.canonicalize().ok()?)
 }
 
+/// Whether what lies at both paths, or would once it is made, takes from the same room.
+pub fn is_same(one: &Path, other: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let device = |path: &Path| {
+            let path = std::path::absolute(path).ok()?;
+            path.ancestors().find_map(|path| path.metadata().ok()).map(|metadata| metadata.dev())
+        };
+        device(one).is_some_and(|one| Some(one) == device(other))
+    }
+    #[cfg(not(unix))]
+    {
+        let prefix = |path: &Path| {
+            std::path::absolute(path).ok().and_then(|path| path.components().next().map(|c| c.as_os_str().to_owned()))
+        };
+        prefix(one).is_some_and(|one| Some(one) == prefix(other))
+    }
+}
+
 #[cfg(unix)]
 fn at(path: &Path) -> Option<Room> {
     use std::os::unix::ffi::OsStrExt;
@@ -58,5 +78,8 @@ mod tests {
         let here = room(dir.path()).unwrap();
         assert!(here.free_bytes <= here.total_bytes && here.total_bytes > 0);
         assert_eq!(room(&dir.path().join("not/yet")).unwrap().total_bytes, here.total_bytes);
+        assert!(is_same(dir.path(), &dir.path().join("not/yet")));
+        #[cfg(target_os = "linux")]
+        assert!(!is_same(dir.path(), Path::new("/proc")));
     }
 }

@@ -225,7 +225,10 @@ impl<'a> Plan<'a> {
         let file = format!("{}{extension}", name.strip_suffix(&extension).unwrap_or(&name));
         let target = match &options.output_dir {
             Some(dir) => dir.join(&file),
-            None => store::place(config, &file, &extension, &origin, &fingerprint),
+            None => {
+                let commit = source.hub.as_ref().map(|(_, commit)| commit.as_str());
+                store::place(config, &file, &extension, &origin, commit, &fingerprint)
+            }
         };
         let dir = target.parent().unwrap_or(Path::new("."));
         if dir.exists() && !dir.is_dir() {
@@ -312,6 +315,19 @@ pub fn method(
     config: &Config,
 ) -> Result<(String, String)> {
     find_quantizer(candidates, source, options, config).map(|(_, recipe)| (recipe.format, recipe.name))
+}
+
+/// Whether any quantizer has `method`.
+///
+/// # Errors
+/// `UnknownRecipe`, where none has.
+pub fn is_known(method: &str, candidates: &[Candidate]) -> Result<()> {
+    if recipes(candidates).any(|(_, recipe)| recipe.name.eq_ignore_ascii_case(method)) {
+        return Ok(());
+    }
+    let mut known: Vec<String> = recipes(candidates).map(|(_, recipe)| recipe.name.clone()).collect();
+    known.dedup();
+    Err(Error::UnknownRecipe { name: method.into(), known })
 }
 
 /// The methods by which `format` can be made of `source`.

@@ -12,8 +12,10 @@ use crate::models::hub::download::outline::Outline;
 use crate::models::hub::download::{self, Ahead, Pull, Pulled};
 use crate::models::source::{self, Source};
 use crate::models::store;
-use crate::pipeline::{self, QuantizeOptions};
+use crate::pipeline::{self, Artifact, QuantizeOptions};
 use crate::plugins::{Candidate, rank};
+use crate::search::{self, Goal};
+use crate::validate::Host;
 use pajamas_plugin_api::{CancelToken, ProgressUpdate};
 
 /// Tokens of context for which a model is looked at, where nobody says how many: what backends take by default.
@@ -24,6 +26,8 @@ const CONTEXT: u32 = 4096;
 pub enum Purpose<'a> {
     /// To make another one of it.
     Quantize(&'a QuantizeOptions),
+    /// To find out by measuring what to make of it.
+    Search(&'a QuantizeOptions, &'a Goal),
     /// To run it.
     Run(&'a OpenOptions),
     /// To have it: whether it can be used here at all.
@@ -58,8 +62,12 @@ impl Obtain<'_> {
             result => return result,
         };
         if let Purpose::Run(options) = self.purpose {
-            let (method, memory) = (options.method.as_deref(), hardware::detect().memory_total_bytes);
-            if let Some(record) = store::best_of_hub(self.config, reference, method, memory) {
+            let requested = options.backend.as_deref().or(self.config.backend.as_deref());
+            let runner = |format: &str| {
+                let choice = rank::choose(self.candidates, &[format.to_owned()], requested, options.fallback).ok()?;
+                Some(open::memory_of(choice.candidate))
+            };
+            if let Some(record) = store::best_of_hub(self.config, reference, options.method.as_deref(), &runner) {
                 self.observer
                     .note(&format!("its source is not here; running `{}`, made from it before", record.name()));
                 let path = self.config.models_dir().join(&record.file);
@@ -92,14 +100,13 @@ impl Obtain<'_> {
         if missing > 0 {
             self.observer.note(&format!("fetching {}: {}", ahead.id, crate::text::size(missing)));
         }
-        let open = OpenOptions { fallback: true, ..OpenOptions::default() };
-        let purpose = match self.purpose {
+        match self.purpose {
             Purpose::Any => return Ok(()),
             // Without a plugin nobody can tell, and who only fetches needs none.
             Purpose::Keep if self.candidates.iter().all(|candidate| candidate.report.is_none()) => return Ok(()),
-            Purpose::Keep => Purpose::Run(&open),
-            purpose => purpose,
-        };
+            _ => (),
+        }
+        let purpose = self.purpose;
         let outline = ahead.outline()?;
         let source = &outline.source;
         if !rank::is_known(self.candidates, &source.format) {
@@ -109,44 +116,54 @@ impl Obtain<'_> {
             });
         }
         let description = describe::describe(source, self.config).map_err(|error| named(error, &outline, ahead))?;
-        let made = self.made(&outline, purpose, missing).map_err(|error| named(error, &outline, ahead))?;
+        let named = |error| named(error, &outline, ahead);
         match purpose {
+            Purpose::Quantize(options) => self.made(&outline, options, missing).map(drop).map_err(named),
+            Purpose::Search(options, goal) => {
+                let host = Host { candidates: self.candidates, config: self.config, observer: self.observer };
+                search::check(source, goal, options, &host, self.cancel).map_err(named)
+            }
             Purpose::Run(options) => {
                 let (candidate, format) = open::planned(source, options, self.candidates, self.config)?;
-                if made.is_none() && format != source.format {
+                let (format, method) = (Some(format), options.method.clone());
+                let quantize = QuantizeOptions { format, method, ..QuantizeOptions::default() };
+                let as_it_is =
+                    quantize.format.as_ref() == Some(&source.format) && source.format != format::HUGGING_FACE;
+                let made = if as_it_is { None } else { self.made(&outline, &quantize, missing).map_err(named)? };
+                if made.is_none() && !as_it_is {
                     // Its quantizer does not say how large it will be.
                     return Ok(());
                 }
                 self.check_memory(&description, made, options.context_length, candidate)
             }
-            _ => Ok(()),
+            // Whoever keeps a model may have more memory, or room, elsewhere or later.
+            Purpose::Keep if source.format == format::HUGGING_FACE => {
+                let format = pipeline::makeable(&source.format, None, self.candidates).into_iter().next();
+                self.forecast(&outline, &QuantizeOptions { format, ..QuantizeOptions::default() })
+                    .map(drop)
+                    .map_err(named)
+            }
+            Purpose::Keep | Purpose::Any => Ok(()),
         }
     }
 
-    /// The bytes of what will be made of the model, where something will be and its quantizer can say; refuses what no
-    /// quantizer makes, or the disk has no room for.
-    fn made(&self, outline: &Outline, purpose: Purpose<'_>, missing: u64) -> Result<Option<u64>> {
+    /// What will be made of the model, where its quantizer can say; refuses what no quantizer makes.
+    fn forecast(&self, outline: &Outline, options: &QuantizeOptions) -> Result<Option<Artifact>> {
         let source = &outline.source;
-        let options = match purpose {
-            Purpose::Quantize(options) => options.clone(),
-            Purpose::Run(options) => {
-                let (_, format) = open::planned(source, options, self.candidates, self.config)?;
-                if format == source.format && format != format::HUGGING_FACE {
-                    return Ok(None);
-                }
-                QuantizeOptions { format: Some(format), method: options.method.clone(), ..QuantizeOptions::default() }
-            }
-            Purpose::Keep | Purpose::Any => return Ok(None),
-        };
-        if !pipeline::can_dry_run(source, &options, self.candidates, self.config)? {
+        if !pipeline::can_dry_run(source, options, self.candidates, self.config)? {
             return Ok(None);
         }
-        let made = pipeline::dry_run(source, &options, self.candidates, self.config, self.cancel)?;
+        pipeline::dry_run(source, options, self.candidates, self.config, self.cancel).map(Some)
+    }
+
+    /// The bytes of that; refuses what the disk has no room for.
+    fn made(&self, outline: &Outline, options: &QuantizeOptions, missing: u64) -> Result<Option<u64>> {
+        let Some(made) = self.forecast(outline, options)? else { return Ok(None) };
         let (bytes, dir) = (made.report.output_bytes, made.path.parent().unwrap_or(&made.path));
         // Where both lie on one disk, what is fetched takes its part.
-        let cache = crate::models::hub::cache().and_then(|cache| disk::room(&cache));
+        let one_disk = crate::models::hub::cache().is_some_and(|cache| disk::is_same(&cache, dir));
         if let Some(room) = disk::room(dir) {
-            let needed = bytes + if Some(room) == cache { missing } else { 0 };
+            let needed = bytes + if one_disk { missing } else { 0 };
             if needed > room.free_bytes {
                 return Err(Error::Refused {
                     message: format!(

@@ -10,7 +10,9 @@ use crate::models::{format, store};
 use crate::pipeline::{self, Artifact, QuantizeOptions};
 use crate::plugins::{Candidate, arithmetic, load, rank};
 use crate::worker::remote_model::RemoteModel;
-use pajamas_plugin_api::{CancelToken, Capabilities, ErrorKind, LoadRequest, Options, ProgressUpdate, options};
+use pajamas_plugin_api::{
+    Availability, CancelToken, Capabilities, DeviceClass, ErrorKind, LoadRequest, Options, ProgressUpdate, options,
+};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -113,7 +115,7 @@ pub fn open(
         }
         // A wrong option is an error before anything is made for it.
         let set = load_options(choice.candidate, &options.set)?;
-        let path = wanted.path(&choice.format, candidates, config, observer, cancel)?;
+        let path = wanted.path(&choice, candidates, config, observer, cancel)?;
         let error = match load(
             &path,
             choice.candidate,
@@ -237,6 +239,19 @@ pub fn load(
     })
 }
 
+/// Bytes of memory that `candidate` computes in: its first device's, where that has its own, else the machine's.
+pub fn memory_of(candidate: &Candidate) -> u64 {
+    let availability = candidate.report.as_ref().map(|report| &report.availability);
+    if let Some(Availability::Available { devices }) = availability
+        && let Some(first) = devices.first()
+        && first.class == DeviceClass::DiscreteGpu
+        && first.memory_total_bytes > 0
+    {
+        return first.memory_total_bytes;
+    }
+    hardware::detect().memory_total_bytes
+}
+
 /// Whether a backend's failure to load says more about it than about the model or the request.
 pub fn another_may_do_better(error: &Error) -> bool {
     use ErrorKind::{DeviceLost, OutOfMemory, Panic, Unsupported};
@@ -279,15 +294,16 @@ impl<'a> Wanted<'a> {
         Ok(Self { source, method, formats: vec![source.format.clone()], as_it_is: true })
     }
 
-    /// The model in `format`: the source itself, the artifact made from it before, or one made now.
+    /// The model in the format of `choice`: the source itself, the artifact made from it before, or one made now.
     fn path(
         &self,
-        format: &str,
+        choice: &rank::Choice<'_>,
         candidates: &[Candidate],
         config: &Config,
         observer: &dyn Observer,
         cancel: &CancelToken,
     ) -> Result<PathBuf> {
+        let format = choice.format.as_str();
         if self.as_it_is {
             return Ok(self.source.path.clone());
         }
@@ -298,7 +314,7 @@ impl<'a> Wanted<'a> {
         };
         if self.method.is_none() {
             // What was made on purpose is better than what would be made by default.
-            let memory = hardware::detect().memory_total_bytes;
+            let memory = memory_of(choice.candidate);
             if let Some(record) = store::best(config, self.source, format, memory)? {
                 tracing::info!("`{}` was made from it before", record.name());
                 return Ok(config.models_dir().join(record.file));

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 
 /// Methods for any model. The others of llama.cpp's are for models that were trained for them, or worse than one of these
 /// that is as small.
-const METHODS: [&str; 12] =
-    ["Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "IQ4_XS", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0", "BF16"];
+const METHODS: [&str; 11] =
+    ["Q2_K", "Q3_K_S", "Q3_K_M", "IQ4_XS", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0", "BF16"];
 /// Those that need an importance matrix, and are worth trying with one.
 const WITH_IMPORTANCE: [&str; 8] = ["IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "IQ3_M"];
 /// The option that gives single tensors another type.
@@ -101,15 +101,19 @@ pub fn between(
         return Ok(Vec::new());
     }
     let mut rungs = Vec::new();
-    let mut types = String::new();
+    let (mut types, mut before) = (String::new(), low.size_bytes);
     for (kind, output_type) in upgrades(&low.tensors, &high.tensors) {
         cancel.check()?;
-        types += if types.is_empty() { "" } else { ";" };
-        types += &format!("{kind}={output_type}");
-        let rung = Rung { method: low.method.clone(), tensor_types: types.clone(), size_bytes: 0, tensors: Vec::new() };
-        rungs.push(weighed(rung, source, options, host, cancel)?);
+        let comma = if types.is_empty() { "" } else { ";" };
+        let tensor_types = format!("{types}{comma}{kind}={output_type}");
+        let rung = Rung { method: low.method.clone(), tensor_types, size_bytes: 0, tensors: Vec::new() };
+        let rung = weighed(rung, source, options, host, cancel)?;
+        // One that goes too far, because its type is not that of all its tensors in `high`, is left out of those to come.
+        if (before + 1..high.size_bytes).contains(&rung.size_bytes) {
+            (types, before) = (rung.tensor_types.clone(), rung.size_bytes);
+            rungs.push(rung);
+        }
     }
-    rungs.retain(|rung| (low.size_bytes + 1..high.size_bytes).contains(&rung.size_bytes));
     Ok(rungs)
 }
 
@@ -135,12 +139,12 @@ fn upgrades(low: &[TensorReport], high: &[TensorReport]) -> Vec<(String, String)
     raised.collect()
 }
 
-/// `blk.3.ffn_down.weight` as `ffn_down`; `output.weight` as `^output`, because others have that in their names.
+/// `blk.3.ffn_down.weight` as `\.ffn_down\.` and `output.weight` as `^output\.`, because others have these in their names.
 fn kind(name: &str) -> String {
     let name = name.strip_suffix(".weight").unwrap_or(name);
     match name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
-        Some((_, kind)) => kind.to_owned(),
-        None => format!("^{name}"),
+        Some((_, kind)) => format!(r"\.{kind}\."),
+        None => format!(r"^{name}\."),
     }
 }
 
@@ -183,7 +187,7 @@ mod tests {
             tensor("output_norm.weight", "F32", 4),
         ];
         let raised = upgrades(&low, &high);
-        let expected = [("attn_v", "Q5_K"), ("^output", "Q8_0"), ("ffn_down", "Q6_K")];
+        let expected = [(r"\.attn_v\.", "Q5_K"), (r"^output\.", "Q8_0"), (r"\.ffn_down\.", "Q6_K")];
         assert_eq!(raised, expected.map(|(kind, raised)| (kind.to_owned(), raised.to_owned())));
     }
 }

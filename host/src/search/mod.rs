@@ -19,21 +19,25 @@ use crate::validate::{self, Host, ValidateOptions};
 use ladder::Rung;
 use pajamas_plugin_api::{CancelToken, ProgressUpdate};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The option that names a text to make an importance matrix of, and how those begin that belong to it.
+const CALIBRATION: &str = "calibration";
 
 /// What is wanted. With both, the smallest that is good enough is taken, if it fits.
 #[derive(Debug, Clone, Default)]
 pub struct Goal {
     /// Bytes of the artifact, at the most.
     pub max_bytes: Option<u64>,
-    /// The mean KL divergence from the source, in nats, at the most.
-    pub max_kld: Option<f64>,
+    /// What it must not exceed. Where that names no divergence, the least is wanted.
+    pub limits: Limits,
     /// The text to measure on; none takes the one in the source's folder, else the bundled one.
     pub text: Option<Text>,
     /// Tokens of it, at the most.
     pub tokens: usize,
 }
 
-/// Room for the evidence, which no dry run knows of.
+/// Room for the evidence, which no dry run knows of, and its bytes at the most.
 const EVIDENCE_BYTES_MAX: u64 = 4096;
 
 impl Goal {
@@ -100,20 +104,13 @@ pub fn search(
     cancel: &CancelToken,
 ) -> Result<Found> {
     let scratch = Scratch::new(host.config)?;
-    let mut search = Search { source, goal, options, host, cancel, scratch, trials: Vec::new() };
+    let mut search = Search { source, goal, options, host, cancel, scratch, imatrix: None, trials: Vec::new() };
     let rungs = ladder::methods(source, options, host, cancel)?;
     let fits = |rung: &Rung| goal.fits(rung);
     let (fitting, too_large): (Vec<Rung>, Vec<Rung>) = rungs.into_iter().partition(fits);
-    let Some(smallest) = fitting.first() else {
-        let least = too_large.first().map_or(0, |rung| rung.size_bytes);
-        return Err(Error::QualityTooLow(format!(
-            "nothing fits into {}: the smallest that is worth making takes {}",
-            size(goal.max_bytes.unwrap_or(0)),
-            size(least)
-        )));
-    };
+    let Some(smallest) = fitting.first() else { return Err(nothing_fits(goal, &too_large)) };
     let smallest = smallest.method.clone();
-    let (chosen, reason) = match goal.max_kld {
+    let (chosen, reason) = match goal.limits.max_kld {
         Some(max) => {
             let mut rungs = fitting;
             let mut first = search.halve(&rungs, max)?;
@@ -129,16 +126,70 @@ pub fn search(
             } else {
                 format!("it is the smallest found with a mean KL divergence of at most {max}")
             };
+            let near = search
+                .trials
+                .iter()
+                .find(|trial| best.is(trial))
+                .filter(|trial| trial.kld + 2.0 * trial.kld_error > max);
+            let reason = match near {
+                Some(trial) => format!(
+                    "{reason} ({} ± {}: so near to it that more text may say otherwise)",
+                    trial.kld, trial.kld_error
+                ),
+                None => reason,
+            };
             (best, reason)
         }
         None => search.best(&fitting, too_large.first())?,
     };
     let mut trials = search.trials;
     trials.sort_by_key(|trial| trial.size_bytes);
-    let evidence =
-        Evidence { max_bytes: goal.max_bytes, max_kld: goal.max_kld, reason: reason.clone(), trials: trials.clone() };
-    let evidence = serde_json::to_string(&evidence).unwrap_or_default();
+    let evidence = Evidence {
+        max_bytes: goal.max_bytes,
+        max_kld: goal.limits.max_kld,
+        reason: reason.clone(),
+        trials: trials.clone(),
+    };
+    let evidence = evidence.text(&chosen);
     Ok(Found { options: QuantizeOptions { evidence: Some(evidence), ..chosen.options(options) }, trials, reason })
+}
+
+/// Refuses a `source` of which nothing is small enough; its tensors need not be there.
+///
+/// # Errors
+/// As [`search`], before anything is made.
+pub fn check(
+    source: &Source,
+    goal: &Goal,
+    options: &QuantizeOptions,
+    host: &Host<'_>,
+    cancel: &CancelToken,
+) -> Result<()> {
+    let rungs = ladder::methods(source, options, host, cancel)?;
+    if rungs.iter().any(|rung| goal.fits(rung)) { Ok(()) } else { Err(nothing_fits(goal, &rungs)) }
+}
+
+fn nothing_fits(goal: &Goal, rungs: &[Rung]) -> Error {
+    Error::QualityTooLow(format!(
+        "nothing fits into {}: the smallest that is worth making takes {}",
+        size(goal.max_bytes.unwrap_or(0)),
+        size(rungs.first().map_or(0, |rung| rung.size_bytes))
+    ))
+}
+
+impl Evidence {
+    /// As JSON, in the room that is kept for it: of too many trials, those that were not chosen are left out from the
+    /// smallest on.
+    fn text(mut self, chosen: &Rung) -> String {
+        loop {
+            let text = serde_json::to_string(&self).unwrap_or_default();
+            let other = self.trials.iter().position(|trial| !chosen.is(trial));
+            match other {
+                Some(index) if text.len() as u64 > EVIDENCE_BYTES_MAX - 64 => drop(self.trials.remove(index)),
+                _ => return text,
+            }
+        }
+    }
 }
 
 struct Search<'a> {
@@ -148,6 +199,8 @@ struct Search<'a> {
     host: &'a Host<'a>,
     cancel: &'a CancelToken,
     scratch: Scratch,
+    /// The importance matrix that the first trial made of a text: the others take it.
+    imatrix: Option<PathBuf>,
     trials: Vec<Trial>,
 }
 
@@ -195,8 +248,8 @@ impl Search<'_> {
         }
         let mut best: Option<(Rung, f64)> = None;
         for rung in contenders {
-            // Once it is sure to be worse than the best so far, its exact figure is of no interest.
-            let trial = self.measure(&rung, best.as_ref().map(|(_, kld)| *kld))?;
+            // All of the text: figures of different parts of it cannot be compared.
+            let trial = self.measure(&rung, None)?;
             if best.as_ref().is_none_or(|(_, kld)| trial.kld < *kld) {
                 best = Some((rung, trial.kld));
             }
@@ -211,17 +264,28 @@ impl Search<'_> {
     fn measure(&mut self, rung: &Rung, limit: Option<f64>) -> Result<Trial> {
         let observer = self.host.observer;
         observer.progress(&ProgressUpdate { stage: "trying".into(), fraction: 0.0, detail: rung.name() });
-        let options = QuantizeOptions {
+        let mut options = QuantizeOptions {
             output_dir: Some(self.scratch.path().to_owned()),
             name: Some("trial".into()),
             ..rung.options(self.options)
         };
+        if let Some(imatrix) = &self.imatrix {
+            options.options.retain(|option, _| !option.starts_with(CALIBRATION));
+            options.options.insert("imatrix".into(), imatrix.display().to_string());
+        }
         let progress = |update: &ProgressUpdate| {
             let detail = format!("{} {}", rung.name(), update.detail);
             observer.progress(&ProgressUpdate { stage: "trying".into(), fraction: update.fraction, detail });
         };
         let host = self.host;
         let artifact = pipeline::quantize(self.source, &options, host.candidates, host.config, &progress, self.cancel)?;
+        if let (None, [made, ..]) = (&self.imatrix, artifact.report.companions.as_slice())
+            && options.options.contains_key(CALIBRATION)
+        {
+            let kept = self.scratch.path().join("kept.imatrix.gguf");
+            std::fs::rename(made, &kept).map_err(Error::io("renaming", made.as_ref()))?;
+            self.imatrix = Some(kept);
+        }
         let made =
             Source { path: artifact.path.clone(), format: artifact.format.clone(), hub: None, ..self.source.clone() };
         let open = OpenOptions { fallback: true, ..OpenOptions::default() };
@@ -231,7 +295,7 @@ impl Search<'_> {
             text: self.goal.text.clone(),
             tokens: self.goal.tokens,
             window: None,
-            limits: Limits::default(),
+            limits: self.goal.limits,
             made_now: false,
             stop_at: limit,
         };
@@ -241,7 +305,9 @@ impl Search<'_> {
         let Some(comparison) = report.comparison else {
             return Err(Error::QualityTooLow(format!("{} gives no finite numbers", rung.name())));
         };
-        let kld = comparison.kl_divergence.mean;
+        // What gives no finite numbers somewhere is damaged, however well it does elsewhere.
+        let damaged = report.invalid_positions > 0;
+        let kld = if damaged { f64::MAX } else { comparison.kl_divergence.mean };
         let trial = Trial {
             method: rung.method.clone(),
             tensor_types: rung.tensor_types.clone(),
@@ -250,7 +316,7 @@ impl Search<'_> {
             kld_error: rounded(comparison.kl_divergence.standard_error),
             tokens: report.text.scored,
             whole: report.text.scored >= report.text.windows * (report.text.window - 1),
-            good: self.goal.max_kld.is_none_or(|max| kld <= max),
+            good: report.verdict.is_none_or(|verdict| verdict.passed),
         };
         observer.note(&format!(
             "  tried  {}: {}, mean KL divergence {:.4} ± {:.4} on {} positions{}",
@@ -259,7 +325,7 @@ impl Search<'_> {
             trial.kld,
             trial.kld_error,
             trial.tokens,
-            match self.goal.max_kld {
+            match self.goal.limits.max_kld {
                 Some(_) if trial.good => ": good enough",
                 Some(_) => ": not good enough",
                 None => "",

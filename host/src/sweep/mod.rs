@@ -103,6 +103,8 @@ pub struct Sweep {
     /// Its name, for file names.
     #[serde(skip)]
     pub name: String,
+    /// Whether it was stopped before all were tried.
+    pub interrupted: bool,
     /// Bytes of its weights.
     pub source_bytes: u64,
     /// Its precision.
@@ -122,14 +124,15 @@ pub struct Sweep {
 /// Makes, measures and times `source` by every method.
 ///
 /// # Errors
-/// `Usage` for methods that nobody makes; `Interrupted`; the reason of the first failure where nothing came of anything.
+/// `Usage` for methods that nobody makes; `Interrupted` before the first was measured; the reason of the first failure where nothing came of anything.
 pub fn sweep(source: &Source, options: &SweepOptions, host: &Host<'_>, cancel: &CancelToken) -> Result<Sweep> {
     let mut sweep = Sweep {
         pajamas_version: env!("CARGO_PKG_VERSION"),
         started_at: jiff::Timestamp::now().strftime("%FT%TZ").to_string(),
         hardware: crate::hardware::detect(),
-        model: source.display(),
-        name: source.name.clone(),
+        model: source.hub.as_ref().map_or_else(|| source.display(), |(id, commit)| format!("{id}@{commit}")),
+        name: source.hub.as_ref().map_or_else(|| source.name.clone(), |(id, _)| id.replace('/', "--")),
+        interrupted: false,
         source_bytes: 0,
         source_precision: String::new(),
         text: None,
@@ -139,10 +142,14 @@ pub fn sweep(source: &Source, options: &SweepOptions, host: &Host<'_>, cancel: &
         failures: Vec::new(),
     };
     for (format, method) in methods(source, options, host)? {
-        cancel.check()?;
         host.observer.note(&format!("{format} {method}"));
         match one(source, &format, &method, options, host, &mut sweep, cancel) {
             Ok(row) => sweep.rows.push(row),
+            // Hours of work are not lost for the last one.
+            Err(Error::Interrupted) if !sweep.rows.is_empty() => {
+                sweep.interrupted = true;
+                break;
+            }
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             Err(error) => {
                 host.observer.warn(&format!("{method}: {error}"));
@@ -154,7 +161,7 @@ pub fn sweep(source: &Source, options: &SweepOptions, host: &Host<'_>, cancel: &
         let message = format!("nothing could be made and measured; {}: {}", first.method, first.reason);
         return Err(Error::Refused { message, hint: "`pajamas plugins list` shows what is installed".into() });
     }
-    sweep.rows.sort_by_key(|row| row.size_bytes);
+    sweep.rows.sort_by(|one, other| one.size_bytes.cmp(&other.size_bytes).then(one.kld.total_cmp(&other.kld)));
     mark_fronts(&mut sweep.rows);
     Ok(sweep)
 }

@@ -173,6 +173,7 @@ mod tests {
             hardware: crate::hardware::detect(),
             model: "m".into(),
             name: "m".into(),
+            interrupted: false,
             source_bytes: 8 << 20,
             source_precision: "BF16".into(),
             text: None,

@@ -60,14 +60,22 @@ pub(crate) fn is_path_part(part: &str) -> bool {
 /// # Errors
 /// When it is not there, or not all of it.
 pub fn find(reference: &str) -> Result<Source> {
+    find_file(reference, None)
+}
+
+/// The same; of several GGUF files, `file`.
+///
+/// # Errors
+/// As [`find`]; when that file is not there, or not whole.
+pub fn find_file(reference: &str, file: Option<&str>) -> Result<Source> {
     let id = reference.split_once('@').map_or(reference, |(id, _)| id);
     match cache() {
-        Some(cache) => find_in(&cache, reference),
+        Some(cache) => find_in(&cache, reference, file),
         None => Err(Wanted::new(reference, id, "main").missing("the home folder is unknown")),
     }
 }
 
-fn find_in(cache: &Path, reference: &str) -> Result<Source> {
+fn find_in(cache: &Path, reference: &str, file: Option<&str>) -> Result<Source> {
     let (id, revision) = reference.split_once('@').unwrap_or((reference, "main"));
     let wanted = Wanted::new(reference, id, revision);
     let folder = cache.join(hf_hub::Repo::new(id.into(), hf_hub::RepoType::Model).folder_name());
@@ -95,7 +103,13 @@ fn find_in(cache: &Path, reference: &str) -> Result<Source> {
         return Ok(Source { path: snapshot, format, name, hub });
     }
     let partial = || incomplete_downloads(&folder).len();
-    let ggufs = weights::ggufs(&snapshot);
+    let mut ggufs = weights::ggufs(&snapshot);
+    if let Some(file) = file {
+        ggufs.retain(|gguf| gguf.path == snapshot.join(file));
+        if ggufs.is_empty() {
+            return Err(wanted.incomplete(&snapshot, &[file.into()], incomplete_downloads(&folder).len()));
+        }
+    }
     let whole: Vec<&Gguf> = ggufs.iter().filter(|gguf| gguf.missing.is_empty()).collect();
     match (ggufs.as_slice(), whole.as_slice()) {
         ([], _) => Err(wanted.incomplete(&snapshot, &["config.json".into()], partial())),

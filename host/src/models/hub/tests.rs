@@ -33,7 +33,7 @@ impl Cache {
     }
 
     fn find(&self, reference: &str) -> Result<Source> {
-        find_in(self.0.path(), reference)
+        find_in(self.0.path(), reference, None)
     }
 
     /// The error's message and its hint.

@@ -150,8 +150,14 @@ pub fn best(config: &Config, source: &Source, format: &str, memory_bytes: u64) -
 }
 
 /// The best artifact made from the hub's model `reference`, which need not be here any more: of its revision if it has one,
-/// else of the newest that something was made of. As [`best`], in any format.
-pub fn best_of_hub(config: &Config, reference: &str, method: Option<&str>, memory_bytes: u64) -> Option<Record> {
+/// else of the newest that something was made of. As [`best`], in any format that `runner` gives the memory for, in which it
+/// runs.
+pub fn best_of_hub(
+    config: &Config,
+    reference: &str,
+    method: Option<&str>,
+    runner: &dyn Fn(&str) -> Option<u64>,
+) -> Option<Record> {
     let (id, revision) = reference.split_once('@').map_or((reference, None), |(id, revision)| (id, Some(revision)));
     let meant = |record: &Record| {
         let commit = record.commit.as_deref().unwrap_or_default();
@@ -160,11 +166,12 @@ pub fn best_of_hub(config: &Config, reference: &str, method: Option<&str>, memor
             && revision.is_none_or(|revision| revision == "main" || commit == revision)
             && method.is_none_or(|method| record.method.eq_ignore_ascii_case(method))
             && !record.failed()
+            && runner(&record.format).is_some()
     };
     let made: Vec<Record> = list(config).into_iter().filter(meant).collect();
     let newest = made.iter().max_by_key(|record| record.created_unix_s)?.fingerprint.clone();
     let made = made.into_iter().filter(|record| record.fingerprint == newest);
-    made.max_by_key(|record| by_quality(record, memory_bytes))
+    made.max_by_key(|record| by_quality(record, runner(&record.format).unwrap_or(0)))
 }
 
 fn by_quality(record: &Record, memory_bytes: u64) -> (bool, u64) {
@@ -217,16 +224,28 @@ pub fn remove_companions(dir: &Path, names: &[String], kept: &[PathBuf]) {
 }
 
 /// Where the artifact `file` made from `origin` goes: under its own name, unless that is taken by one that was made
-/// from something else. `extension` is the end of `file`, dot included; empty for a folder.
-pub fn place(config: &Config, file: &str, extension: &str, origin: &str, fingerprint: &str) -> PathBuf {
+/// from something else, or from another commit of the same. `extension` is the end of `file`, dot included; empty for a folder.
+pub fn place(
+    config: &Config,
+    file: &str,
+    extension: &str,
+    origin: &str,
+    commit: Option<&str>,
+    fingerprint: &str,
+) -> PathBuf {
     let path = config.models_dir().join(file);
     // One without a record was put there by hand: it is not ours to replace.
-    let taken = path.exists() && record(config, &path).is_none_or(|record| record.source != origin);
+    let other = |record: Record| {
+        let another_commit = commit.zip(record.commit.as_deref()).is_some_and(|(commit, known)| commit != known);
+        record.source != origin || another_commit
+    };
+    let taken = path.exists() && record(config, &path).is_none_or(other);
     if !taken {
         return path;
     }
     let (stem, extension) = file.strip_suffix(extension).map_or((file, ""), |stem| (stem, extension));
-    config.models_dir().join(format!("{stem}-{}{extension}", &fingerprint[..8.min(fingerprint.len())]))
+    let mark = commit.unwrap_or(fingerprint);
+    config.models_dir().join(format!("{stem}-{}{extension}", &mark[..8.min(mark.len())]))
 }
 
 /// Where the record of the artifact `file` is.

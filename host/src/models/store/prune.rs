@@ -1,5 +1,5 @@
-//! What in the home folder is of no use any more: what interrupted work left, artifacts that a newer one of the same making
-//! replaces, and, where asked for, those that are not good enough or whose source is another by now.
+//! What in the home folder is of no use any more: what interrupted work left, and, where asked for, artifacts that a newer one
+//! of the same making replaces, that are not good enough, or whose source is another by now.
 
 use super::{Record, Removal, list, record_path, size_on_disk};
 use crate::config::Config;
@@ -16,6 +16,8 @@ const LEFT_ALONE: Duration = Duration::from_secs(24 * 60 * 60);
 /// What goes beside what always does.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Also {
+    /// Artifacts of which there is one by the same method of a newer state of the source.
+    pub superseded: bool,
     /// Artifacts that validation found not good enough.
     pub failed: bool,
     /// Artifacts whose source is not there as it was when they were made.
@@ -74,7 +76,9 @@ fn useless(record: &Record, kept: &[Record], also: Also, config: &Config) -> Opt
     };
     let newer =
         |other: &&Record| other.fingerprint != record.fingerprint && other.created_unix_s > record.created_unix_s;
-    if let Some(newer) = kept.iter().filter(same).find(newer) {
+    if also.superseded
+        && let Some(newer) = kept.iter().filter(same).find(newer)
+    {
         return Some(format!("`{}` is the same of a newer state of the source", newer.name()));
     }
     if also.failed && record.validation.as_ref().is_some_and(|summary| !summary.passed) {

@@ -367,6 +367,14 @@ impl Drop for Lease<'_> {
                     taken.done = Some(Err(Error::other("a request that was computed together with this one panicked")));
                 }
             }
+            // They were meant for the end of what is gone.
+            for job in std::mem::take(&mut state.jobs) {
+                if let Some(taken) = &mut state.seats[job.slot] {
+                    taken.done = Some(Err(Error::other(
+                        "what was computed so far is lost, because another request failed badly",
+                    )));
+                }
+            }
         }
         state.engine = Some(engine);
         self.batcher.changed.notify_all();

@@ -116,7 +116,7 @@ pub fn pull(
         });
     }
     if config.offline {
-        let source = super::find(reference)?;
+        let source = super::find_file(reference, wanted.file.as_deref())?;
         return Ok(Pulled { size_bytes: size_of(&source)?, source });
     }
     let cache = super::cache().ok_or_else(|| Error::Refused {
@@ -125,7 +125,12 @@ pub fn pull(
     })?;
     let text = |name| env_vars::value(name).map(|value| value.to_string_lossy().into_owned());
     let endpoint = text(HF_ENDPOINT).unwrap_or_else(|| "https://huggingface.co".into());
-    let remote = Remote::new(&endpoint, id, revision, text(HF_TOKEN), &cache);
+    let remote = Remote::new(
+        &endpoint,
+        id,
+        revision,
+        text(HF_TOKEN).map(|token| token.trim().to_owned()).filter(|token| !token.is_empty()),
+    );
     let Listing { commit, files } = patiently(cancel, || remote.listing())?;
     let files = select::select(reference, &files, wanted.file.as_deref())?;
     let repository = cache.join(hf_hub::Repo::model(id.to_owned()).folder_name());
@@ -144,14 +149,15 @@ pub fn pull(
         std::fs::create_dir_all(dir).map_err(Error::io("creating", dir))?;
         crate::files::replace(&path, commit.as_bytes(), 0o644)?;
     }
-    let source = match files.iter().find(|file| wanted.file.as_ref() == Some(&file.name)) {
+    // Of one in parts, the first is what is opened.
+    let source = match wanted.file.as_ref().and_then(|_| files.iter().find(|file| file.name.ends_with(".gguf"))) {
         // The snapshot may have others by now.
         Some(file) => {
             let path = snapshot.join(&file.name);
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             Source { format: format::detect(&path)?, path, name, hub: Some((id.to_owned(), commit.to_owned())) }
         }
-        None => super::find_in(&cache, &format!("{id}@{commit}"))?,
+        None => super::find_in(&cache, &format!("{id}@{commit}"), None)?,
     };
     Ok(Pulled { source, size_bytes })
 }
@@ -208,6 +214,7 @@ pub type Tell<'a> = &'a (dyn Fn(i64) + Sync);
 fn patiently<T>(cancel: &CancelToken, ask: impl Fn() -> Result<T, Failure>) -> Result<T> {
     let mut tries = 0;
     loop {
+        cancel.check()?;
         let (reason, wait) = match ask() {
             Ok(answer) => return Ok(answer),
             Err(Failure::Final(error)) => return Err(error),

@@ -71,6 +71,7 @@ impl Ahead<'_> {
             );
         }
         let piece = |from, bytes| {
+            self.cancel.check().map_err(|error| Failure::Final(error.into()))?;
             let (begins, mut reader) = self.remote.open(self.commit, file, from, Some(bytes))?;
             // A server that knows no ranges sends it from the start.
             read_exactly(&mut reader, from - begins)?;

@@ -5,7 +5,6 @@ use crate::error::{Error, Result};
 use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 use std::io::Read;
-use std::path::Path;
 use std::time::Duration;
 use ureq::http::{Response, StatusCode, header};
 
@@ -86,8 +85,8 @@ struct Lfs {
 }
 
 impl Remote {
-    /// The revision of the model `id` at `endpoint`, asked for with `token`, or with the one that is kept beside `cache`.
-    pub fn new(endpoint: &str, id: &str, revision: &str, token: Option<String>, cache: &Path) -> Self {
+    /// The revision of the model `id` at `endpoint`, asked for with `token`, or with the one that Hugging Face's own tool keeps.
+    pub fn new(endpoint: &str, id: &str, revision: &str, token: Option<String>) -> Self {
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             // A link to the storage of large files carries its own permission; the token is the hub's alone.
@@ -101,7 +100,8 @@ impl Remote {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             id: id.to_owned(),
             revision: revision.to_owned(),
-            token: token.or_else(|| Cache::new(cache.to_owned()).token()),
+            // By `HF_HOME`, wherever the cache itself is.
+            token: token.or_else(|| Cache::from_env().token()),
             agent: agent.into(),
         }
     }
