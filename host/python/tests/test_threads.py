@@ -79,6 +79,8 @@ def test_control_c_ends_it_and_the_program_goes_on(child, made, source, home, wo
         pytest.skip("it never runs in this process")
     script = f"""
 import os, pajamas, signal, threading, time
+# A job in the background was told to ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 name, source = {str(made.path)!r}, {str(source)!r}
 model = pajamas.load(name, isolated={isolated})
 threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
