@@ -10,7 +10,7 @@ import pajamas.aio
 
 
 async def main(model: str, *questions: str) -> None:
-    async with await pajamas.aio.load(model, parallel=len(questions)) as loaded:
+    async with pajamas.aio.load(model, parallel=len(questions)) as loaded:
         answers = await asyncio.gather(*(loaded.chat(question, temperature=0) for question in questions))
     for question, answer in zip(questions, answers):
         print(f"{question} {answer}")

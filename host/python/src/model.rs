@@ -3,7 +3,6 @@
 use crate::errors;
 use crate::work::{self, POLL, json};
 use pajamas::{Generate, Message};
-use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyByteArray;
 use std::sync::{Mutex, PoisonError};
@@ -80,9 +79,10 @@ impl Model {
         Self(Mutex::new(Some(model)))
     }
 
-    fn open(&self) -> PyResult<pajamas::Model> {
+    fn open(&self, py: Python<'_>) -> PyResult<pajamas::Model> {
         let model = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        model.ok_or_else(|| PyValueError::new_err("the model is closed"))
+        let closed = || pajamas::Error::Usage { message: "the model is closed".into(), hint: "load it again".into() };
+        model.ok_or_else(|| errors::exception(py, &closed()))
     }
 }
 
@@ -100,28 +100,28 @@ impl Model {
     }
 
     /// Gives JSON.
-    fn info(&self) -> PyResult<String> {
-        json(self.open()?.info())
+    fn info(&self, py: Python<'_>) -> PyResult<String> {
+        json(self.open(py)?.info())
     }
 
     #[getter]
-    fn backend(&self) -> PyResult<String> {
-        Ok(self.open()?.backend().to_owned())
+    fn backend(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(self.open(py)?.backend().to_owned())
     }
 
     #[getter]
-    fn path(&self) -> PyResult<std::path::PathBuf> {
-        Ok(self.open()?.path().to_owned())
+    fn path(&self, py: Python<'_>) -> PyResult<std::path::PathBuf> {
+        Ok(self.open(py)?.path().to_owned())
     }
 
     #[getter]
-    fn load_ms(&self) -> PyResult<f64> {
-        Ok(self.open()?.load_ms())
+    fn load_ms(&self, py: Python<'_>) -> PyResult<f64> {
+        Ok(self.open(py)?.load_ms())
     }
 
     /// Gives JSON.
     fn generate(&self, py: Python<'_>, prompt: Prompt, options: Options) -> PyResult<String> {
-        let model = self.open()?;
+        let model = self.open(py)?;
         let result = work::run(py, None, |_, cancel| {
             let stopped = cancel.clone();
             let result = options.apply(prompt.begin(&model)).cancel(cancel).run()?;
@@ -131,41 +131,38 @@ impl Model {
         json(&result)
     }
 
-    fn stream(&self, prompt: Prompt, options: Options) -> PyResult<Stream> {
-        let stream = options.apply(prompt.begin(&self.open()?)).stream();
+    fn stream(&self, py: Python<'_>, prompt: Prompt, options: Options) -> PyResult<Stream> {
+        let stream = options.apply(prompt.begin(&self.open(py)?)).stream();
         Ok(Stream { stop: Box::new(stream.stopper()), stream: Mutex::new(Some(stream)) })
     }
 
     #[pyo3(signature = (text, *, add_special, parse_special))]
     fn tokenize(&self, py: Python<'_>, text: &str, add_special: bool, parse_special: bool) -> PyResult<Vec<u32>> {
-        let model = self.open()?;
+        let model = self.open(py)?;
         py.detach(|| model.tokenize(text, add_special, parse_special)).map_err(errors::of(py))
     }
 
     fn detokenize(&self, py: Python<'_>, tokens: Vec<u32>) -> PyResult<Vec<u8>> {
-        let model = self.open()?;
+        let model = self.open(py)?;
         py.detach(|| model.detokenize(&tokens)).map_err(errors::of(py))
     }
 
     /// Gives the values, row by row, as bytes of little-endian floats, and how many there are in a row.
     fn logits<'py>(&self, py: Python<'py>, tokens: Vec<u32>) -> PyResult<(Bound<'py, PyByteArray>, usize)> {
-        let model = self.open()?;
-        let (bytes, vocabulary_size) = work::run(py, None, |_, cancel| {
-            let vocabulary_size = model.info().vocabulary_size as usize;
-            let mut bytes = Vec::with_capacity(tokens.len() * vocabulary_size * 4);
-            let mut on_row = |_: usize, row: &[f32]| {
-                bytes.extend(row.iter().flat_map(|value| value.to_le_bytes()));
-                std::ops::ControlFlow::Continue(())
-            };
-            model.logits_with(&tokens, 0, &mut on_row, &cancel)?;
-            Ok((bytes, vocabulary_size))
+        let model = self.open(py)?;
+        let logits = work::run(py, None, |_, cancel| model.logits_until(&tokens, &cancel))?;
+        let bytes = PyByteArray::new_with(py, logits.values.len() * 4, |bytes| {
+            for (bytes, value) in bytes.chunks_exact_mut(4).zip(&logits.values) {
+                bytes.copy_from_slice(&value.to_le_bytes());
+            }
+            Ok(())
         })?;
-        Ok((PyByteArray::new(py, &bytes), vocabulary_size))
+        Ok((bytes, logits.vocabulary_size))
     }
 
     /// Gives JSON.
     fn memory_usage(&self, py: Python<'_>) -> PyResult<String> {
-        let model = self.open()?;
+        let model = self.open(py)?;
         let (usage, peak_bytes) = py.detach(|| model.memory_usage()).map_err(errors::of(py))?;
         json(&serde_json::json!({
             "weights_bytes": usage.weights_bytes,

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +10,13 @@ import pytest
 
 FIXTURES = Path(__file__).resolve().parents[3] / "tests" / "fixtures"
 QUESTION = "What is the capital of France?"
+
+
+def worker_ids():
+    """The processes that models of this one run in."""
+    listing = subprocess.run(["ps", "-axo", "pid=,ppid=,comm="], capture_output=True, text=True, check=True).stdout
+    rows = (line.split(None, 2) for line in listing.splitlines())
+    return [int(pid) for pid, parent, name in rows if int(parent) == os.getpid() and "pajamas-worker" in name]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -50,8 +58,6 @@ def copy_of(made, tmp_path):
 @pytest.fixture
 def child():
     """Runs a script in another interpreter."""
-    import subprocess
-
     def run(script, **options):
         return subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False, **options

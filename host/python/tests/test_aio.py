@@ -20,7 +20,7 @@ def test_tasks_share_a_model_and_the_loop_goes_on(made):
                 await asyncio.sleep(0.002)
                 ticks += 1
 
-        async with await pajamas.aio.load(made, parallel=3) as model:
+        async with pajamas.aio.load(made, parallel=3) as model:
             ticking = asyncio.create_task(tick())
             questions = [f"What is the capital of {country}?" for country in ("France", "Italy", "Spain")]
             answers = await asyncio.gather(*(model.chat(question, temperature=0) for question in questions))
@@ -35,6 +35,24 @@ def test_tasks_share_a_model_and_the_loop_goes_on(made):
     answers, streamed, ticks = asyncio.run(main())
     assert [word in answer for word, answer in zip(("Paris", "Rome", "Madrid"), answers)] == [True] * 3
     assert streamed == "The capital of France is Paris." and ticks > 3
+
+
+def test_far_more_tasks_than_threads_all_get_their_answers(made):
+    async def main():
+        async with pajamas.aio.load(made) as model:
+            options = dict(temperature=0, max_tokens=220, ignore_eos=True)
+
+            async def pieces(number):
+                return [piece async for piece in model.stream(f"Story {number}", **options)]
+
+            tasks = [model.generate(f"Story {number}", **options) for number in range(30)]
+            tasks += [pieces(number) for number in range(30)]
+            return await asyncio.wait_for(asyncio.gather(*tasks), 120)
+
+    answers = asyncio.run(main())
+    whole, streamed = answers[:30], answers[30:]
+    assert [answer.text for answer in whole] == ["".join(pieces) for pieces in streamed]
+    assert {answer.generated_tokens for answer in whole} == {220}
 
 
 def test_cancelling_a_task_stops_its_answer(made):
@@ -74,4 +92,10 @@ def test_cancelling_long_work_stops_it(source, tmp_path):
 
 def test_failures_are_the_same_exceptions(tmp_path):
     with pytest.raises(pajamas.ModelNotFoundError):
-        asyncio.run(pajamas.aio.load("no-such-model"))
+        asyncio.run(pajamas.aio.quantize("no-such-model"))
+
+    async def load():
+        await pajamas.aio.load("no-such-model")
+
+    with pytest.raises(pajamas.ModelNotFoundError):
+        asyncio.run(load())

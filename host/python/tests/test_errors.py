@@ -3,11 +3,10 @@
 import os
 import pickle
 import signal
-import subprocess
 import warnings
 
 import pytest
-from conftest import QUESTION
+from conftest import QUESTION, worker_ids
 
 import pajamas
 
@@ -61,18 +60,30 @@ def test_what_is_asked_wrongly_is_said_before_anything_runs(model):
         model.generate("word " * 5000)
     with pytest.raises(pajamas.PajamasError):
         model.detokenize([2**31])
+    for wrong in (dict(temperature="hot"), dict(max_tokens=-1), dict(seed=1.5)):
+        with pytest.raises(TypeError, match=f"`{next(iter(wrong))}` must be"):
+            model.chat(QUESTION, **wrong)
+    for wrong in ("hello", [-1]):
+        with pytest.raises(TypeError, match="expected token ids"):
+            model.logits(wrong)
+    with pytest.raises(pajamas.ContextOverflowError):
+        model.logits([1] * 1_000_000)
+    with pytest.raises(TypeError, match="expected messages"):
+        model.chat([{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}])
+    parts = [{"type": "text", "text": QUESTION}]
+    assert "Paris" in model.chat([{"role": "user", "content": parts}], temperature=0).text
     # It still answers.
     assert "Paris" in model.chat(QUESTION, temperature=0).text
 
 
 def test_a_crash_of_the_engine_is_an_exception(made):
-    model = pajamas.load(made)
     others = pajamas.load(made)
+    before = worker_ids()
+    model = pajamas.load(made)
+    (own,) = set(worker_ids()) - set(before)
     stream = model.stream("Once upon a time", max_tokens=100_000, ignore_eos=True)
     assert next(stream)
-    listing = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "pid=,comm="], capture_output=True, text=True)
-    first = min(int(line.split()[0]) for line in listing.stdout.splitlines() if "pajamas-worker" in line)
-    os.kill(first, signal.SIGABRT)
+    os.kill(own, signal.SIGABRT)
     with pytest.raises(pajamas.WorkerError, match="abort"):
         for _ in stream:
             pass

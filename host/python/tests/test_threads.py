@@ -1,5 +1,6 @@
 """Threads, signals, cancelling and progress."""
 
+import os
 import threading
 import time
 
@@ -57,6 +58,34 @@ def test_a_with_block_stops_its_stream_and_the_model_is_free(model):
     assert time.monotonic() - started < 30
 
 
+def test_a_stream_that_nobody_reads_keeps_nobody_from_the_model(model):
+    stream = model.stream("Once", max_tokens=600, ignore_eos=True)
+    next(stream)
+    # There is one slot, and the stream has it until its answer is complete.
+    assert "Paris" in model.chat(QUESTION, temperature=0).text
+    assert "".join(stream) and stream.answer.generated_tokens == 600
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("isolated", [True, False])
+def test_a_process_that_is_forked_off_is_told_so_and_leaves_the_model_alone(child, made, isolated):
+    script = f"""
+import os, pajamas
+model = pajamas.load({str(made.path)!r}, isolated={isolated})
+if os.fork() == 0:
+    try:
+        model.chat("Hi")
+    except pajamas.PajamasError as error:
+        print("told" if "load it again here" in str(error) else error, flush=True)
+    del model
+    os._exit(0)
+os.wait()
+print(model.chat("What is the capital of France?", temperature=0))
+"""
+    ended = child(script)
+    assert ended.stdout.splitlines() == ["told", "The capital of France is Paris."], ended
+
+
 def test_another_thread_can_stop_a_stream(model):
     stream = model.stream("Once", max_tokens=100_000, ignore_eos=True)
     threading.Timer(0.2, stream.stop).start()
@@ -67,8 +96,8 @@ def test_another_thread_can_stop_a_stream(model):
 @pytest.mark.parametrize(
     "work",
     [
-        "model.generate('Once', max_tokens=10**6, ignore_eos=True)",
-        "[piece for piece in model.stream('Once', max_tokens=10**6, ignore_eos=True)]",
+        "while True: model.generate('Once', max_tokens=10**6, ignore_eos=True)",
+        "while True: [piece for piece in model.stream('Once', max_tokens=10**6, ignore_eos=True)]",
         "pajamas.benchmark(name, repetitions=1000)",
         "pajamas.sweep(source, formats='gguf', repetitions=1000)",
     ],

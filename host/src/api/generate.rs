@@ -10,10 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
-use std::time::Duration;
-
-/// Pieces of text that wait to be taken from a [`Stream`]; then the engine waits.
-const PIECES_MAX: usize = 64;
+use std::time::{Duration, Instant};
 
 /// What is to be generated, and how; [`Model::chat`] and [`Model::generate`] begin it. Each part that is not set is as
 /// `pajamas run` has it.
@@ -127,14 +124,20 @@ impl<'m> Generate<'m> {
             }
             on_event(&event)
         };
-        let stats = self.model.opened().engine.generate_stream(&request, &self.cancel, &mut keep)?;
+        let started = Instant::now();
+        let stats = match self.model.engine()?.generate_stream(&request, &self.cancel, &mut keep) {
+            // Before it began, or by an engine that does not look: what came until then is the answer all the same.
+            Err(Error::Interrupted) => cancelled(tokens.len(), started),
+            stats => stats?,
+        };
         fail_if_broken_off(&stats)?;
         Ok(GenerateResult { text, tokens, stats })
     }
 
     /// Begins to generate on a thread of its own, and gives the text piece by piece as it comes.
     pub fn stream(self) -> Stream {
-        let (sender, pieces) = mpsc::sync_channel(PIECES_MAX);
+        // Not bounded but by the answer's length: who is slow to take pieces must not keep others from the model.
+        let (sender, pieces) = mpsc::channel();
         let stopped = Arc::new(AtomicBool::new(false));
         let thread = {
             let (model, stopped, cancel) = (self.model.clone(), Arc::clone(&stopped), self.cancel);
@@ -151,8 +154,8 @@ impl<'m> Generate<'m> {
     }
 }
 
-/// An answer that is being generated: an iterator over its pieces of text, each of whole characters. A failure is the last
-/// item. Dropping it stops it.
+/// An answer that is being generated, whether or not somebody takes it: an iterator over its pieces of text, each of whole
+/// characters. A failure is the last item. Dropping it stops it.
 pub struct Stream {
     pieces: Receiver<String>,
     stopped: Arc<AtomicBool>,
@@ -214,6 +217,21 @@ impl Iterator for Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// How an answer went that was cancelled, where its engine does not say.
+fn cancelled(tokens: usize, started: Instant) -> GenerateStats {
+    GenerateStats {
+        prompt_tokens: 0,
+        cached_tokens: 0,
+        generated_tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
+        time_to_first_token_ms: 0.0,
+        tokens_per_second: 0.0,
+        prompt_tokens_per_second: 0.0,
+        total_ms: started.elapsed().as_secs_f64() * 1e3,
+        finish_reason: FinishReason::Cancelled,
+        metadata: std::collections::BTreeMap::new(),
     }
 }
 

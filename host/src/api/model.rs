@@ -3,6 +3,7 @@
 use super::Generate;
 use crate::chat::{self, Message};
 use crate::error::{Error, Result};
+use crate::runtime::Engine;
 use crate::runtime::open::OpenModel;
 use pajamas_plugin_api::{CancelToken, MemoryUsage, ModelInfo, Prompt, TextSegment};
 use std::ops::ControlFlow;
@@ -11,7 +12,13 @@ use std::sync::Arc;
 
 /// A loaded model. Clones are the same model, and any of them may be used from any thread; it is unloaded with the last one.
 #[derive(Clone)]
-pub struct Model(Arc<OpenModel>);
+pub struct Model(Arc<Opened>);
+
+struct Opened {
+    model: OpenModel,
+    /// Neither a worker nor an engine's threads follow into a process that is forked off.
+    process: u32,
+}
 
 /// Logits: a row for each position, a value for each token of the vocabulary.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -31,31 +38,43 @@ impl Logits {
 
 impl Model {
     pub(super) fn new(model: OpenModel) -> Self {
-        Self(Arc::new(model))
+        Self(Arc::new(Opened { model, process: std::process::id() }))
     }
 
     pub(super) fn opened(&self) -> &OpenModel {
-        &self.0
+        &self.0.model
+    }
+
+    /// What computes.
+    ///
+    /// # Errors
+    /// In a process that was forked off after loading, where a call would wait for ever.
+    pub(super) fn engine(&self) -> Result<&Engine> {
+        if self.0.process == std::process::id() {
+            return Ok(&self.0.model.engine);
+        }
+        let message = "this model was loaded before this process was forked off, and is not in it".into();
+        Err(Error::Refused { message, hint: "load it again here".into() })
     }
 
     /// What it is.
     pub fn info(&self) -> &ModelInfo {
-        self.0.engine.info()
+        self.0.model.engine.info()
     }
 
     /// The name of the backend that it runs on.
     pub fn backend(&self) -> &str {
-        &self.0.backend
+        &self.0.model.backend
     }
 
     /// The file or folder that was loaded.
     pub fn path(&self) -> &Path {
-        &self.0.path
+        &self.0.model.path
     }
 
     /// How long loading took, in milliseconds.
     pub fn load_ms(&self) -> f64 {
-        self.0.load_ms
+        self.0.model.load_ms
     }
 
     /// Answers a conversation, through the model's own chat template: a question, or messages. What looks like a control
@@ -82,7 +101,7 @@ impl Model {
     /// # Errors
     /// The backend's.
     pub fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>> {
-        self.0.engine.tokenize(text, add_special, parse_special)
+        self.engine()?.tokenize(text, add_special, parse_special)
     }
 
     /// The bytes of tokens; half a character at the end is possible.
@@ -90,7 +109,7 @@ impl Model {
     /// # Errors
     /// When one is no token of the model's.
     pub fn detokenize(&self, tokens: &[u32]) -> Result<Vec<u8>> {
-        self.0.engine.detokenize(tokens)
+        self.engine()?.detokenize(tokens)
     }
 
     /// What the model expects after each of `tokens`, read from an empty context.
@@ -98,6 +117,14 @@ impl Model {
     /// # Errors
     /// When they are more than the context holds, or none; the backend's, `Unsupported` where it gives no logits.
     pub fn logits(&self, tokens: &[u32]) -> Result<Logits> {
+        self.logits_until(tokens, &CancelToken::never())
+    }
+
+    /// As [`Self::logits`], until `cancel` says so.
+    ///
+    /// # Errors
+    /// As [`Self::logits`]; `Interrupted`.
+    pub fn logits_until(&self, tokens: &[u32], cancel: &CancelToken) -> Result<Logits> {
         let mut logits = Logits { vocabulary_size: self.info().vocabulary_size as usize, values: Vec::new() };
         let mut unexpected = None;
         let mut on_row = |position: usize, row: &[f32]| {
@@ -108,7 +135,7 @@ impl Model {
             logits.values.extend_from_slice(row);
             ControlFlow::Continue(())
         };
-        self.logits_with(tokens, 0, &mut on_row, &CancelToken::never())?;
+        self.logits_with(tokens, 0, &mut on_row, cancel)?;
         if unexpected.is_some() || logits.values.len() != tokens.len() * logits.vocabulary_size {
             let message = format!("`{}` gave other rows of logits than it was asked for", self.backend());
             return Err(Error::Refused { message, hint: "update the plugin".into() });
@@ -128,7 +155,7 @@ impl Model {
         on_row: &mut dyn FnMut(usize, &[f32]) -> ControlFlow<()>,
         cancel: &CancelToken,
     ) -> Result<()> {
-        self.0.engine.logits(tokens, first_row, on_row, cancel)
+        self.engine()?.logits(tokens, first_row, on_row, cancel)
     }
 
     /// What it holds by its backend's account, and the most that its process has held so far, in bytes.
@@ -136,7 +163,7 @@ impl Model {
     /// # Errors
     /// The backend's.
     pub fn memory_usage(&self) -> Result<(MemoryUsage, u64)> {
-        self.0.engine.memory_usage()
+        self.engine()?.memory_usage()
     }
 }
 

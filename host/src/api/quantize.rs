@@ -111,7 +111,7 @@ impl<'a> Quantize<'a> {
         self
     }
 
-    /// Bytes of the artifact, at the most: the best that is no larger is found by measuring, where no method is named.
+    /// Bytes of the artifact, at the most: the best that is no larger is found by measuring. Names no method beside it.
     pub fn fit(mut self, bytes: u64) -> Self {
         self.max_bytes = Some(bytes);
         self
@@ -170,6 +170,12 @@ impl<'a> Quantize<'a> {
         if let Some(text) = &self.text {
             // Before hours of work for it.
             text.check()?;
+        }
+        if let (Some(method), Some(_)) = (&self.options.method, self.max_bytes) {
+            return Err(Error::Usage {
+                message: format!("a size to fit and the method {method} exclude each other"),
+                hint: "leave one of them out: what fits is found by trying methods".into(),
+            });
         }
         let (config, candidates) = self.call.begin();
         let host = Host { candidates: &candidates, config: &config, observer: self.call.observer };

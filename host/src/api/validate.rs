@@ -18,7 +18,7 @@ pub struct Validate<'a> {
     call: Call<'a>,
     model: String,
     reference: Option<String>,
-    pub(crate) options: ValidateOptions,
+    options: ValidateOptions,
 }
 
 impl<'a> Validate<'a> {
@@ -48,6 +48,13 @@ impl<'a> Validate<'a> {
     /// The backend to run both on, where it can.
     pub fn backend(mut self, name: impl Into<String>) -> Self {
         self.options.open.backend = Some(name.into());
+        self
+    }
+
+    /// How both are opened.
+    #[doc(hidden)]
+    pub fn opening(mut self, model: OpenOptions, reference: OpenOptions) -> Self {
+        (self.options.open, self.options.reference_open) = (model, reference);
         self
     }
 
@@ -98,14 +105,5 @@ impl<'a> Validate<'a> {
         let reference = reference.transpose()?;
         let reference = reference.as_ref().map(|(name, source)| (*name, source));
         validate::validate(&source, reference, &self.options, &host, &self.call.cancel)
-    }
-}
-
-impl Validate<'_> {
-    /// How both are opened.
-    #[doc(hidden)]
-    pub fn opening(mut self, model: OpenOptions, reference: OpenOptions) -> Self {
-        (self.options.open, self.options.reference_open) = (model, reference);
-        self
     }
 }

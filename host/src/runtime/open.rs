@@ -316,7 +316,10 @@ impl<'a> Wanted<'a> {
             // What was made on purpose is better than what would be made by default.
             let memory = memory_of(choice.candidate);
             if let Some(record) = store::best(config, self.source, format, memory)? {
-                tracing::info!("`{}` was made from it before", record.name());
+                let (_, usual) = pipeline::method(self.source, &options, candidates, config)?;
+                if !record.options.is_empty() || !record.method.eq_ignore_ascii_case(&usual) {
+                    observer.note(&format!("running `{}`, made from it before; `-m` chooses another", record.name()));
+                }
                 return Ok(config.models_dir().join(record.file));
             }
         }

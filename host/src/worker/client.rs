@@ -32,6 +32,8 @@ pub type Replies = Receiver<std::io::Result<Reply>>;
 /// A worker process. Dropping it ends it, with its whole process group.
 pub struct Worker {
     child: Child,
+    /// The process that started it. One that was forked off has copies of all this, and no right to it.
+    owner: u32,
     requests: Option<ChildStdin>,
     replies: Replies,
     stderr: Arc<Mutex<Vec<u8>>>,
@@ -72,7 +74,8 @@ impl Worker {
             let tail = Arc::clone(&stderr);
             std::thread::spawn(move || keep_tail(from, &tail))
         });
-        let mut worker = Self { child, requests, replies, stderr, stderr_reader };
+        let owner = std::process::id();
+        let mut worker = Self { child, owner, requests, replies, stderr, stderr_reader };
         worker.send(&Request::Hello {
             protocol: PROTOCOL_VERSION,
             cache_dir: config.cache_dir(),
@@ -227,8 +230,14 @@ impl Worker {
     /// Ends the process and everything it started, and says how it ended.
     fn kill(&mut self) -> Option<ExitStatus> {
         self.requests = None;
-        if let Ok(Some(status)) = self.reaped() {
-            return Some(status);
+        if self.owner != std::process::id() {
+            return None;
+        }
+        match self.reaped() {
+            Ok(None) => (),
+            Ok(status) => return status,
+            // Reaped by another part of this program: the id may be somebody else's by now.
+            Err(_) => return None,
         }
         #[cfg(unix)]
         if let Ok(group) = libc::pid_t::try_from(self.child.id()) {

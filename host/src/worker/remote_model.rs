@@ -146,6 +146,8 @@ impl RemoteModel {
             other => Step::Confused(other),
         });
         match end {
+            // It may take a cancellation for the caller's having enough.
+            Ok(()) if cancel.is_cancelled() && !enough => Err(Error::Interrupted),
             // The worker knows one way only to stop.
             Err(Error::Interrupted) if enough && !cancel.is_cancelled() => Ok(()),
             end => end,
@@ -217,7 +219,10 @@ impl RemoteModel {
             }
             if stop.is_late() {
                 // What others wait for goes on; this call's answer no longer counts.
-                if self.calls.lock().open.len() <= 1 {
+                let mut waiting = self.calls.lock();
+                if waiting.open.len() <= 1 {
+                    waiting.ended = true;
+                    drop(waiting);
                     self.worker().end();
                 }
                 return Err(Error::Interrupted);

@@ -12,6 +12,10 @@ another one. Long calls release the interpreter's lock, and Ctrl-C stops them. E
 :mod:`pajamas.aio`.
 """
 
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from ._errors import (
     BackendError,
     ContextOverflowError,
@@ -42,6 +46,9 @@ from ._model import Message, Model, Stream
 from ._native import __version__
 from ._results import Answer, Backend, MemoryUsage, ModelRecord, Notice, Quantized
 
+if TYPE_CHECKING:
+    from . import aio
+
 __all__ = [
     "Answer",
     "Backend",
@@ -64,6 +71,7 @@ __all__ = [
     "UsageError",
     "WorkerError",
     "__version__",
+    "aio",
     "backends",
     "benchmark",
     "forecast",
@@ -76,3 +84,10 @@ __all__ = [
     "sweep",
     "validate",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    # Only for those who use it: asyncio takes a while to import.
+    if name == "aio":
+        return import_module(".aio", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -33,10 +33,10 @@ _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS.update({"k": 2**10, "kib": 2**10, "m": 2**20, "mib": 2**20, "g": 2**30, "gib": 2**30, "t": 2**40, "tib": 2**40})
 
 
-def _size(size: Union[int, str]) -> int:
+def _size(size: Union[int, float, str]) -> int:
     """``6GiB`` in bytes."""
-    if isinstance(size, int):
-        return size
+    if isinstance(size, (int, float)):
+        return int(size)
     parts = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]*)\s*", size.lower())
     try:
         return int(float(parts[1]) * _UNITS[parts[2]])  # type: ignore[index]
@@ -98,7 +98,7 @@ class Installation:
         options: Optional[Mapping[str, Any]] = None,
         output_dir: Union[None, str, "os.PathLike[str]"] = None,
         name: Optional[str] = None,
-        fit: Union[None, int, str] = None,
+        fit: Union[None, int, float, str] = None,
         max_kld: Optional[float] = None,
         max_degradation: Optional[float] = None,
         validate: Optional[bool] = None,
@@ -112,8 +112,8 @@ class Installation:
         :param format: ``gguf`` (the default) or ``mlx``.
         :param options: options of the method: ``{"calibration": "text.txt"}``.
         :param output_dir: the folder to write to, instead of ``~/.pajamas/models``.
-        :param fit: the largest size allowed, in bytes or as ``"6GiB"``: without ``method``, the best that fits is found by
-            measuring.
+        :param fit: the largest size allowed, in bytes or as ``"6GiB"``: the best that fits is found by measuring. Not with
+            ``method``.
         :param max_kld: the mean KL divergence from the source to allow, in nats: without ``method``, the smallest that keeps
             to it is found by measuring.
         :param max_degradation: how much perplexity may grow; 0.05 is five percent.
@@ -124,11 +124,11 @@ class Installation:
             ``method`` and is not good enough is no exception: see :attr:`Quantized.passed`.
         """
         with shown(progress) as notice:
-            made = self._native.quantize(
-                os.fspath(model),
+            return self._quantize(
+                model,
                 method=method,
                 format=format,
-                options=_texts(options),
+                options=options,
                 output_dir=None if output_dir is None else os.fspath(output_dir),
                 name=name,
                 fit=None if fit is None else _size(fit),
@@ -137,10 +137,8 @@ class Installation:
                 measure=validate,
                 text=None if text is None else os.fspath(text),
                 tokens=tokens,
-                dry_run=False,
                 on_notice=notice,
             )
-        return Quantized._of(json.loads(made))
 
     def forecast(
         self,
@@ -151,22 +149,12 @@ class Installation:
         options: Optional[Mapping[str, Any]] = None,
     ) -> Quantized:
         """What :meth:`quantize` would make, tensor by tensor in ``report``; nothing is written."""
-        made = self._native.quantize(
-            os.fspath(model),
-            method=method,
-            format=format,
-            options=_texts(options),
-            output_dir=None,
-            name=None,
-            fit=None,
-            max_kld=None,
-            max_degradation=None,
-            measure=None,
-            text=None,
-            tokens=None,
-            dry_run=True,
-            on_notice=None,
-        )
+        return self._quantize(model, method=method, format=format, options=options, dry_run=True)
+
+    def _quantize(self, model: ModelReference, *, options: Optional[Mapping[str, Any]], **given: Any) -> Quantized:
+        names = ("output_dir", "name", "fit", "max_kld", "max_degradation", "measure", "text", "tokens", "on_notice")
+        arguments = {**dict.fromkeys(names), "dry_run": False, **given}
+        made = self._native.quantize(os.fspath(model), options=_texts(options), **arguments)
         return Quantized._of(json.loads(made))
 
     def load(

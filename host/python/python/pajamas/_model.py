@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import numbers
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -40,12 +41,21 @@ class _Options:
 
 
 _NAMES = [field.name for field in dataclasses.fields(_Options)]
+_FRACTIONS = ("temperature", "top_p", "min_p", "repeat_penalty")
+_COUNTS = ("max_tokens", "top_k", "repeat_last_n", "seed", "session")
 
 
 def _options(given: Dict[str, Any]) -> _Options:
     for name in given:
         if name not in _NAMES:
             raise TypeError(f"unexpected keyword argument {name!r}; known are {', '.join(_NAMES)}")
+        value = given[name]
+        if value is None:
+            continue
+        if name in _FRACTIONS and not isinstance(value, numbers.Real):
+            raise TypeError(f"`{name}` must be a number, got {value!r}")
+        if name in _COUNTS and not (isinstance(value, numbers.Integral) and int(value) >= 0):
+            raise TypeError(f"`{name}` must be a whole number from 0 up, got {value!r}")
     stop = given.get("stop") or ()
     return _Options(**{**given, "stop": [stop] if isinstance(stop, str) else list(stop)})
 
@@ -54,10 +64,27 @@ def _messages(conversation: Conversation) -> List[Tuple[str, str]]:
     if isinstance(conversation, str):
         return [("user", conversation)]
     try:
-        return [(message["role"], message["content"]) for message in conversation]
+        return [(str(message["role"]), _content(message["content"])) for message in conversation]
     except (KeyError, TypeError) as error:
         expected = 'expected messages such as {"role": "user", "content": "Hi"}'
         raise TypeError(f"{expected}, got {conversation!r}") from error
+
+
+def _content(content: Any) -> str:
+    """A text, or what OpenAI's interface has in its place: parts, here of text alone."""
+    if isinstance(content, str):
+        return content
+    if any(part["type"] != "text" for part in content):
+        raise TypeError("only text can be asked about")
+    return "".join(part["text"] for part in content)
+
+
+def _tokens(tokens: Sequence[int]) -> List[int]:
+    """Token ids, NumPy's integers too."""
+    listed = [] if isinstance(tokens, (str, bytes)) else [int(token) for token in tokens]
+    if isinstance(tokens, (str, bytes)) or any(not 0 <= token < 2**32 for token in listed):
+        raise TypeError(f"expected token ids, as `tokenize` gives them, got {tokens!r:.100}")
+    return listed
 
 
 def _prompt(prompt: Union[str, Sequence[int], Sequence[Message]]) -> Union[str, List[int], List[Tuple[str, str]]]:
@@ -66,13 +93,12 @@ def _prompt(prompt: Union[str, Sequence[int], Sequence[Message]]) -> Union[str, 
     parts: List[Any] = list(prompt)
     if parts and isinstance(parts[0], Mapping):
         return _messages(parts)
-    # NumPy's integers, too.
-    return [int(token) for token in parts]
+    return _tokens(prompt)  # type: ignore[arg-type]
 
 
 class Stream:
-    """An answer that is being generated: iterate over it for its pieces of text. Leaving the ``with`` block, or letting go of
-    it, stops it."""
+    """An answer that is being generated, whether or not somebody takes it: iterate over it for its pieces of text. Leaving the
+    ``with`` block, or letting go of it, stops it."""
 
     def __init__(self, native: _native.Stream) -> None:
         self._native = native
@@ -143,14 +169,14 @@ class Model:
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of tokens; what is no UTF-8 becomes U+FFFD."""
-        return bytes(self._native.detokenize([int(token) for token in tokens])).decode("utf-8", "replace")
+        return bytes(self._native.detokenize(_tokens(tokens))).decode("utf-8", "replace")
 
     def logits(self, tokens: Sequence[int]) -> numpy.ndarray:
         """What the model expects after each of ``tokens``, read from an empty context: an array of float32, a row for each
         token, a column for each token of the vocabulary. Needs NumPy."""
         import numpy
 
-        values, vocabulary_size = self._native.logits([int(token) for token in tokens])
+        values, vocabulary_size = self._native.logits(_tokens(tokens))
         return numpy.frombuffer(values, dtype="<f4").reshape(-1, vocabulary_size)
 
     def memory_usage(self) -> MemoryUsage:
@@ -186,7 +212,7 @@ class Model:
         return self._native.closed
 
     def close(self) -> None:
-        """Unloads it; what is still being generated ends first. Closing twice is fine."""
+        """Unloads it, once what is being generated elsewhere has ended: a stream keeps its model. Closing twice is fine."""
         self._native.close()
 
     def __enter__(self) -> Model:

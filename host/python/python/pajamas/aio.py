@@ -1,9 +1,9 @@
 """The package for ``asyncio``: the same functions, to be awaited. They run in threads, so the loop goes on; cancelling a task
 stops its work.
 
-    import pajamas.aio
+    import pajamas
 
-    async with await pajamas.aio.load("qwen2.5-0.5b-instruct-q4_k_m", parallel=4) as model:
+    async with pajamas.aio.load("qwen2.5-0.5b-instruct-q4_k_m", parallel=4) as model:
         async for piece in model.stream("Once upon a time"):
             print(piece, end="", flush=True)
 """
@@ -13,7 +13,20 @@ from __future__ import annotations
 import asyncio
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, AsyncIterator, Callable, Dict, List, Optional, Sequence, TypeVar, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Dict,
+    Generator,
+    List,
+    Optional,
+    Sequence,
+    TypeVar,
+    Union,
+)
 
 from . import _installation, _model
 from ._installation import Installation, ModelReference
@@ -99,11 +112,40 @@ async def backends(*, rescan: bool = False, on: Optional[Installation] = None) -
     return await asyncio.to_thread((on or _installation.default()).backends, rescan=rescan)
 
 
-async def load(
+async def forecast(
+    model: ModelReference, method: Optional[str] = None, *, on: Optional[Installation] = None, **options: Any
+) -> Quantized:
+    """As :func:`pajamas.forecast`."""
+    return await asyncio.to_thread((on or _installation.default()).forecast, model, method, **options)
+
+
+def load(
     model: ModelReference, backend: Optional[str] = None, *, on: Optional[Installation] = None, **options: Any
-) -> Model:
-    """As :func:`pajamas.load`, giving a :class:`Model` of this module."""
-    return Model(await _long((on or _installation.default()).load, model, backend, **options))
+) -> Loading:
+    """As :func:`pajamas.load`: to be awaited for a :class:`Model` of this module, or for ``async with``."""
+    return Loading(lambda: _long((on or _installation.default()).load, model, backend, **options))
+
+
+class Loading:
+    """A model that is about to be loaded."""
+
+    def __init__(self, begin: Callable[[], Coroutine[Any, Any, _model.Model]]) -> None:
+        self._begin = begin
+        self._model: Optional[Model] = None
+
+    async def _load(self) -> Model:
+        self._model = Model(await self._begin())
+        return self._model
+
+    def __await__(self) -> Generator[Any, None, Model]:
+        return self._load().__await__()
+
+    async def __aenter__(self) -> Model:
+        return await self._load()
+
+    async def __aexit__(self, *exception: object) -> None:
+        if self._model is not None:
+            await self._model.close()
 
 
 class Stream:
@@ -153,12 +195,12 @@ class Model:
 
     async def generate(self, prompt: Union[str, Sequence[int], Sequence[Message]], **options: Any) -> Answer:
         """As :meth:`pajamas.Model.generate`."""
-        return await _whole(self.stream(prompt, **options))
+        return await _whole(self.model.stream(prompt, **options))
 
     async def chat(self, messages: Conversation, **options: Any) -> Answer:
         """As :meth:`pajamas.Model.chat`."""
         messages = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-        return await _whole(self.stream(messages, **options))
+        return await _whole(self.model.stream(messages, **options))
 
     def stream(self, prompt: Union[str, Sequence[int], Sequence[Message]], **options: Any) -> Stream:
         """As :meth:`pajamas.Model.stream`."""
@@ -203,9 +245,18 @@ class Model:
         await self.close()
 
 
-async def _whole(stream: Stream) -> Answer:
-    async for _ in stream:
-        pass
-    answer = stream.answer
-    assert answer is not None, "a stream that ended without an exception has an answer"
-    return answer
+async def _whole(stream: _model.Stream) -> Answer:
+    """Waits, in one thread, for all of it."""
+
+    def wait() -> Answer:
+        for _ in stream:
+            pass
+        answer = stream.answer
+        assert answer is not None, "a stream that ended without an exception has an answer"
+        return answer
+
+    try:
+        return await asyncio.to_thread(wait)
+    except asyncio.CancelledError:
+        stream.stop()
+        raise
