@@ -1,12 +1,13 @@
 # Two commands on a fresh machine do everything: `make demo` and `make test`. `make` alone lists what there is.
 
-TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 RELEASE := $(TARGET_DIR)/release
 EXTENSION := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
 CARGO ?= cargo
-PREFIX ?= $(HOME)/.pajamas
+HOME_FOLDER := $(or $(PAJAMAS_HOME),$(HOME)/.pajamas)
+PREFIX ?= $(HOME_FOLDER)
 # Where an installed program looks: in its user's own folder, or beside itself.
-PLUGINS := $(PREFIX)/$(if $(filter $(HOME)/.pajamas,$(PREFIX)),plugins,lib/pajamas/plugins)
+PLUGINS := $(PREFIX)/$(if $(filter $(HOME_FOLDER),$(PREFIX)),plugins,lib/pajamas/plugins)
 # All but the backends for GPUs, which are built one at a time: cargo would unite their features.
 WORKSPACE := --workspace $(foreach gpu,cuda vulkan metal rocm,--exclude pajamas-gguf-$(gpu))
 TEMPLATE := --manifest-path plugin-template/Cargo.toml --target-dir "$(TARGET_DIR)"
@@ -34,8 +35,12 @@ LEVELS := $(foreach v,2 3 4,cpu-level-x86-64-v$(v))
 LEVEL_LIBRARIES := $(foreach v,2 3 4,"$(RELEASE)/levels/libgguf_cpu-x86-64-v$(v).$(EXTENSION)")
 else
 LEVELS := plugin-gguf-cpu
-LEVEL_LIBRARIES := "$(RELEASE)/levels/libgguf_cpu-native.$(EXTENSION)"
+LEVEL_LIBRARIES := "$(RELEASE)/levels/libgguf_cpu-native.$(EXTENSION)=libgguf_cpu.$(EXTENSION)"
 endif
+
+# The backends for GPUs that were asked for in the same call: `make plugin-vulkan install`.
+GPU_PLUGINS := $(foreach gpu,cuda vulkan metal rocm,$(if $(filter plugin-$(gpu),$(MAKECMDGOALS)),"$(RELEASE)/libgguf_$(gpu).$(EXTENSION)")) \
+	$(if $(filter plugin-mlx,$(MAKECMDGOALS)),"$(RELEASE)/plugins/mlx$(if $(filter 1,$(MLX_CUDA)),-cuda)")
 
 # One compiler cache for every build of llama.cpp, where there is one.
 ifneq ($(shell command -v ccache),)
@@ -75,7 +80,7 @@ plugin-vulkan: deps ## build the backend for AMD, Intel and NVIDIA GPUs through 
 	@# At a place that is the same for every clone, so that a compiler cache serves them all.
 	@cmp -s plugins/gguf-vulkan/include/layer_settings.h "$(TARGET_DIR)/vulkan/layer_settings.h" || \
 		install -D -m 644 plugins/gguf-vulkan/include/layer_settings.h "$(TARGET_DIR)/vulkan/layer_settings.h"
-	CXXFLAGS="$$CXXFLAGS -include $(TARGET_DIR)/vulkan/layer_settings.h" \
+	CXXFLAGS="$$CXXFLAGS -include '$(TARGET_DIR)/vulkan/layer_settings.h'" \
 		$(CARGO) build --release --locked -p pajamas-gguf-vulkan
 
 plugin-cuda: deps ## build the backend for NVIDIA GPUs, with an installed CUDA or, by CUDA_FROM=pip, PyPI's
@@ -166,40 +171,34 @@ goldens: tested ## recompute the golden files with llama.cpp's converter, transf
 reference: ## write docs/reference/cli.md anew, from the program's own help
 	UPDATE_REFERENCE=1 $(CARGO) test --release --locked -p pajamas --lib reference
 
-install: build ## install the programs into $PREFIX/bin and the plugins (default: ~/.pajamas; elsewhere lib/pajamas/plugins)
-	install -d "$(PREFIX)/bin" "$(PLUGINS)"
-	install -m 755 "$(RELEASE)/pajamas" "$(RELEASE)/pajamas-worker" "$(PREFIX)/bin"
-	install -m 755 "$(RELEASE)/levels/libgguf_cpu-native.$(EXTENSION)" "$(PLUGINS)/libgguf_cpu.$(EXTENSION)"
-	install -m 755 "$(RELEASE)/libmlx_quantize.$(EXTENSION)" "$(PLUGINS)"
-	@for gpu in cuda vulkan metal rocm; do library="$(RELEASE)/libgguf_$$gpu.$(EXTENSION)"; \
-		[ ! -f "$$library" ] || install -m 755 "$$library" "$(PLUGINS)"; done
-	@for bundle in "$(RELEASE)"/plugins/mlx*; do if [ -d "$$bundle" ]; then \
-		rm -rf "$(PLUGINS)/$${bundle##*/}" && cp -R "$$bundle" "$(PLUGINS)"; fi; done
-	@echo 'installed; add "$(PREFIX)/bin" to your PATH'
+install: build ## install into $PREFIX (default: ~/.pajamas); `make plugin-cuda install` installs that backend, too
+	@tools/install "$(RELEASE)" "$(PREFIX)" "$(PLUGINS)" "$(RELEASE)/levels/libgguf_cpu-native.$(EXTENSION)=libgguf_cpu.$(EXTENSION)" \
+		"$(RELEASE)/libmlx_quantize.$(EXTENSION)" $(GPU_PLUGINS)
 
-uninstall: ## take programs and plugins out of $PREFIX again; models, settings and plugins of others stay
-	@tools/uninstall "$(PREFIX)" "$(PLUGINS)" "$(EXTENSION)"
+uninstall: ## take out of $PREFIX what `make install` put there; models, settings and other plugins stay
+	@tools/uninstall "$(PREFIX)"
 
 dist: host plugin-mlx-quantize notices $(LEVELS) ## an archive for other machines, with the CPU backend for every x86-64 level
-	@tools/dist "$(RELEASE)" "$(EXTENSION)" "$(TARGET_DIR)/dist"
+	@tools/dist "$(RELEASE)" "$(TARGET_DIR)/THIRD-PARTY-NOTICES.txt" "$(TARGET_DIR)/dist" "$(RELEASE)/libmlx_quantize.$(EXTENSION)" $(LEVEL_LIBRARIES)
 
 wheel: host plugin-mlx-quantize notices $(LEVELS) ## the Python package, with all that a CPU needs
-	@tools/build-wheel "$(RELEASE)" "$(TARGET_DIR)/dist" "$(RELEASE)/libmlx_quantize.$(EXTENSION)" $(LEVEL_LIBRARIES)
+	@tools/build-wheel "$(RELEASE)" "$(TARGET_DIR)/THIRD-PARTY-NOTICES.txt" "$(TARGET_DIR)/dist" "$(RELEASE)/libmlx_quantize.$(EXTENSION)" $(LEVEL_LIBRARIES)
 
-notices: # the licences of everything that is linked into what is handed out
+notices: deps # the licences of everything that is linked into what is handed out
+	@tools/install-deps python
 	@tools/notices "$(TARGET_DIR)/THIRD-PARTY-NOTICES.txt"
 
-audit: ## licences, sources and doubles of every dependency; ADVISORIES=1 asks for known weaknesses, too
+audit: ## check the licences and sources of every dependency; with ADVISORIES=1 security advisories, too
 	@tools/audit
 
 book: ## the documentation as a book, into target/book (needs mdbook, or installs it)
 	@command -v mdbook >/dev/null || $(CARGO) install --locked mdbook
-	mdbook build docs --dest-dir "$(abspath $(TARGET_DIR))/book"
+	mdbook build docs --dest-dir "$(TARGET_DIR)/book"
 
 soak: tested ## 10,000 answers and 200 loadings, in this process and in workers, in memory that must not grow (ten minutes)
 	$(CARGO) build --release --locked -p pajamas-tests --example soak
 	@"$(RELEASE)/pajamas" quantize tests/fixtures/pajama-tiny -m Q8_0 -o "$(TARGET_DIR)/soak" --no-validate --plugin-dir "$(RELEASE)" >/dev/null
-	@"$(RELEASE)/examples/soak" "$(RELEASE)" "$(TARGET_DIR)/soak/pajama-tiny-q8_0.gguf" $(GENERATIONS) $(LOADS)
+	@"$(RELEASE)/examples/soak" "$(RELEASE)" "$(TARGET_DIR)/soak/pajama-tiny-q8_0.gguf" $(or $(GENERATIONS),10000) $(or $(LOADS),200)
 
 clean: ## remove what was built
 	$(CARGO) clean

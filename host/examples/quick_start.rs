@@ -1,4 +1,4 @@
-//! Makes a model small, sees how good it still is, and lets it answer as it thinks.
+//! Makes a model small, sees how good it still is, and streams an answer.
 //!
 //!     cargo run --release --example quick_start -- MODEL [QUESTION]
 
@@ -6,9 +6,9 @@ use pajamas::{Observer, Pajamas, ProgressUpdate};
 use std::io::Write;
 
 /// Tells on stderr what takes so long.
-struct Told;
+struct OnStderr;
 
-impl Observer for Told {
+impl Observer for OnStderr {
     fn note(&self, message: &str) {
         eprintln!("{message}");
     }
@@ -24,13 +24,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let question = arguments.next().unwrap_or_else(|| "What is the capital of France?".into());
 
     let pajamas = Pajamas::new()?;
-    let made = pajamas.quantize(model).method("Q4_K_M").observer(&Told).run()?;
+    let made = pajamas.quantize(model).method("Q4_K_M").observer(&OnStderr).run()?;
     eprintln!("\r{}: {:.2} times smaller", made.artifact.path.display(), made.artifact.ratio);
     if let Some(comparison) = made.validation.as_ref().and_then(|report| report.comparison.as_ref()) {
         eprintln!("mean KL divergence from the source: {:.5}", comparison.kl_divergence.mean);
     }
 
-    let model = pajamas.load(made.artifact.path.display().to_string()).run()?;
+    let model = pajamas.load(&made).run()?;
     let mut answer = model.chat(question).temperature(0.0).stream();
     for piece in &mut answer {
         print!("{}", piece?);

@@ -1,10 +1,19 @@
-//! Replaces a file of the user's as a whole: whatever happens, under its name is the old content or the new.
+//! Files: where the program lies, and replacing one of the user's as a whole: whatever happens, under its name is the old content or
+//! the new.
 
 use crate::error::{Error, Result};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Where the running program lies itself, whatever link it was started by.
+///
+/// # Errors
+/// When the system does not say.
+pub fn this_program() -> io::Result<PathBuf> {
+    std::env::current_exe()?.canonicalize()
+}
 
 /// Links that are followed, one after the other, the most: as many as Linux follows.
 const LINKS_MAX: usize = 40;

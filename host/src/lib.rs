@@ -9,7 +9,7 @@
 //! let made = pajamas.quantize("Qwen/Qwen2.5-0.5B-Instruct").max_kld(0.03).run()?;
 //! println!("{} by {}", made.artifact.path.display(), made.artifact.method);
 //!
-//! let model = pajamas.load(made.artifact.path.display().to_string()).run()?;
+//! let model = pajamas.load(&made).run()?;
 //! let answer = model.chat("What is the capital of France?").max_tokens(32).run()?;
 //! println!("{} ({:.0} tokens/s)", answer.text, answer.stats.tokens_per_second);
 //! # Ok(())

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// What memory may grow by after the first tenth, for allocators that take a while to settle.
-const GROWTH_MAX_BYTES: u64 = 4 << 20;
+const GROWTH_MAX_BYTES: u64 = 1 << 20;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::copy(release.join(&library), plugins.join(&library))?;
     let worker = release.join(format!("pajamas-worker{}", std::env::consts::EXE_SUFFIX));
     let pajamas = Pajamas::builder().home(home.path()).worker(worker).offline(true).threads(1).build()?;
-    let path = PathBuf::from(model).canonicalize()?.display().to_string();
+    let path = PathBuf::from(model).canonicalize()?;
 
     println!(
         "| what | of them | seconds | resident MiB after a tenth | at the end | most |\n|---|---|---|---|---|---|"

@@ -122,8 +122,9 @@ fn run_commands(page: &str) {
         );
         shell.env("PATH", path.unwrap()).current_dir(place.path()).args(["-c", command]);
         let run = Run::from(shell.stdin(std::process::Stdio::null()).output().unwrap());
-        // Without a reference there, 0; the doctor may find fault with a machine that tests.
-        assert!(run.code == Some(0) || command.contains("pajamas doctor"), "{page}: `{command}`: {run:#?}");
+        // The doctor may find fault with a machine that tests.
+        let expected: &[_] = if command.contains("pajamas doctor") { &[Some(0), Some(1)] } else { &[Some(0)] };
+        assert!(expected.contains(&run.code), "{page}: `{command}`: {run:#?}");
     }
 }
 
@@ -161,7 +162,7 @@ fn every_make_target_that_is_named_exists() {
         for line in marked.into_iter().chain(code) {
             let words: Vec<&str> = line.split_whitespace().skip_while(|word| word.contains('=')).collect();
             if let ["make", target, ..] = words.as_slice()
-                && target.chars().all(|c| c.is_ascii_lowercase() || c == '-')
+                && target.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
                 && target.len() > 1
             {
                 named.insert((*target).to_owned(), page.clone());
@@ -170,8 +171,51 @@ fn every_make_target_that_is_named_exists() {
     }
     assert!(named.len() > 10, "{named:?}");
     for (target, page) in named {
+        // A pattern's targets end in what varies.
+        let target = target.strip_prefix("cpu-level-").map_or(target.clone(), |_| "cpu-level-%".into());
         assert!(makefile.contains(&format!("\n{target}:")), "{}: there is no `make {target}`", page.display());
     }
+}
+
+/// The string literals of code that is no test's, those in macros included.
+struct Texts(Vec<String>);
+
+impl Texts {
+    fn tokens(&mut self, tokens: proc_macro2::TokenStream) {
+        for token in tokens {
+            match token {
+                proc_macro2::TokenTree::Group(group) => self.tokens(group.stream()),
+                proc_macro2::TokenTree::Literal(literal) => {
+                    if let syn::Lit::Str(text) = syn::Lit::new(literal) {
+                        self.0.push(text.value());
+                    }
+                }
+                _ => (),
+            }
+        }
+    }
+}
+
+impl<'ast> syn::visit::Visit<'ast> for Texts {
+    fn visit_item_mod(&mut self, module: &'ast syn::ItemMod) {
+        let is_test = |attribute: &syn::Attribute| {
+            attribute.path().is_ident("cfg") && quote::ToTokens::to_token_stream(attribute).to_string().contains("test")
+        };
+        if !module.attrs.iter().any(is_test) {
+            syn::visit::visit_item_mod(self, module);
+        }
+    }
+
+    fn visit_lit_str(&mut self, text: &'ast syn::LitStr) {
+        self.0.push(text.value());
+    }
+
+    fn visit_macro(&mut self, call: &'ast syn::Macro) {
+        self.tokens(call.tokens.clone());
+    }
+
+    // Documentation is an attribute.
+    fn visit_attribute(&mut self, _: &'ast syn::Attribute) {}
 }
 
 #[test]
@@ -181,17 +225,21 @@ fn the_messages_of_the_troubleshooting_page_are_the_programs() {
     for folder in ["host/src", "plugin-api/src", "plugins"] {
         files_below(&root.join(folder), "rs", &mut sources);
     }
-    let sources: Vec<String> = sources.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    // What the program can say: texts in the code itself, not in its comments and tests.
+    let mut texts = Texts(Vec::new());
+    for file in &sources {
+        syn::visit::visit_file(&mut texts, &syn::parse_file(&std::fs::read_to_string(file).unwrap()).unwrap());
+    }
     let page = std::fs::read_to_string(root.join("docs/troubleshooting.md")).unwrap();
     let mut checked = 0;
     for row in page.lines().filter(|line| line.starts_with("| `")) {
         let message = row.trim_start_matches("| ").split(" | ").next().unwrap();
         let message = message.split(" (").next().unwrap().trim_matches(['`', ' ']);
-        for part in message.split('…').map(|part| part.trim_matches(['`', ' ', ':', ','])).filter(|part| part.len() > 3)
-        {
-            assert!(sources.iter().any(|source| source.contains(part)), "no message has `{part}`");
-            checked += 1;
-        }
+        let parts = message.split('…').map(|part| part.trim_matches(['`', ' ', ':', ','])).filter(|part| part.len() > 3);
+        let parts: Vec<&str> = parts.collect();
+        let has_all = |text: &String| parts.iter().all(|part| text.contains(part));
+        assert!(texts.0.iter().any(has_all), "no message has all of {parts:?}");
+        checked += 1;
     }
     assert!(checked > 15, "{checked}");
 }

@@ -165,16 +165,14 @@ fn a_worker_that_is_killed_is_an_error_of_every_call_and_of_no_other_model() {
 
 /// The ids of this process's workers.
 fn workers() -> Vec<libc::pid_t> {
-    let asked = std::process::Command::new("ps")
-        .args(["-o", "pid=,comm=", "--ppid", &std::process::id().to_string()])
-        .output()
-        .expect("ps");
+    let asked = std::process::Command::new("ps").args(["-axo", "pid=,ppid=,comm="]).output().expect("ps");
     let listing = String::from_utf8_lossy(&asked.stdout).into_owned();
-    listing
-        .lines()
-        .filter(|line| line.contains("pajamas-worker"))
-        .filter_map(|line| line.split_whitespace().next()?.parse().ok())
-        .collect()
+    let of_ours = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (id, parent) = (words.next()?.parse().ok()?, words.next()?.parse::<u32>().ok()?);
+        (parent == std::process::id() && line.contains("pajamas-worker")).then_some(id)
+    };
+    listing.lines().filter_map(of_ours).collect()
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The library's public surface, listed in docs/reference/library.md: a change of it is seen, and meant.
 
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use syn::{Attribute, ImplItem, Item, UseTree, Visibility};
 
 fn root() -> &'static Path {
@@ -24,28 +24,92 @@ fn is_hidden(attributes: &[Attribute]) -> bool {
     attributes.iter().any(hidden)
 }
 
-/// The names that a `use` brings, as they are seen from outside.
-fn names(tree: &UseTree, found: &mut Vec<String>) {
+/// What a `use` brings: the path of each item, and its name as it is seen from outside.
+fn names(tree: &UseTree, path: &[String], found: &mut Vec<(Vec<String>, String)>) {
+    let with = |ident: &syn::Ident| [path, &[ident.to_string()]].concat();
     match tree {
-        UseTree::Path(path) => names(&path.tree, found),
-        UseTree::Group(group) => group.items.iter().for_each(|tree| names(tree, found)),
-        UseTree::Name(name) => found.push(name.ident.to_string()),
-        UseTree::Rename(rename) => found.push(rename.rename.to_string()),
+        UseTree::Path(inner) => names(&inner.tree, &with(&inner.ident), found),
+        UseTree::Group(group) => group.items.iter().for_each(|tree| names(tree, path, found)),
+        UseTree::Name(name) => found.push((with(&name.ident), name.ident.to_string())),
+        UseTree::Rename(rename) => found.push((with(&rename.ident), rename.rename.to_string())),
         UseTree::Glob(_) => (),
     }
 }
 
-fn used(items: &[Item]) -> Vec<String> {
+fn used(items: &[Item]) -> Vec<(Vec<String>, String)> {
     let mut found = Vec::new();
     for item in items {
         if let Item::Use(item) = item
             && is_public(&item.vis)
         {
-            names(&item.tree, &mut found);
+            names(&item.tree, &[], &mut found);
         }
     }
-    found.sort();
     found
+}
+
+/// The files that may define what lies at a module's path, the likeliest first.
+fn files_of(module: &[String]) -> Vec<PathBuf> {
+    let (base, rest) = match module {
+        [first, rest @ ..] if first == "pajamas_plugin_api" => (root().join("plugin-api/src"), rest),
+        [first, rest @ ..] if first == "crate" => (root().join("host/src"), rest),
+        rest => (root().join("host/src"), rest),
+    };
+    let folder = rest.iter().fold(base, |folder, name| folder.join(name));
+    let mut files = vec![folder.with_extension("rs"), folder.join("mod.rs"), folder.join("lib.rs")];
+    let mut folders = vec![folder];
+    while let Some(folder) = folders.pop() {
+        let mut entries: Vec<_> = std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
+        entries.sort();
+        folders.extend(entries.iter().filter(|path| path.is_dir()).cloned());
+        files.extend(entries.into_iter().filter(|path| path.extension().is_some_and(|own| own == "rs")));
+    }
+    files.retain(|file| file.is_file());
+    files
+}
+
+/// What is promised of an item beside its methods: a struct's public fields, an enum's variants, a trait's methods.
+fn parts(path: &[String]) -> String {
+    let (name, module) = path.split_last().unwrap();
+    let text = |tokens: &dyn quote::ToTokens| tokens.to_token_stream().to_string().replace(' ', "").replace(',', ", ").replace("'static", "'static ");
+    let field = |field: &syn::Field| {
+        let shown = is_public(&field.vis) && !is_hidden(&field.attrs);
+        shown.then(|| format!("`{}: {}`", field.ident.as_ref().map_or_else(String::new, ToString::to_string), text(&field.ty)))
+    };
+    for item in files_of(module).iter().flat_map(|file| parsed(file).items) {
+        let parts: Vec<String> = match &item {
+            Item::Struct(item) if is_public(&item.vis) && item.ident == name => item.fields.iter().filter_map(field).collect(),
+            Item::Enum(item) if is_public(&item.vis) && item.ident == name => {
+                item.variants.iter().map(|variant| format!("`{}`", variant.ident)).collect()
+            }
+            Item::Trait(item) if is_public(&item.vis) && item.ident == name => {
+                let methods = item.items.iter().filter_map(|item| match item {
+                    syn::TraitItem::Fn(function) => Some(format!("`fn {}`", function.sig.ident)),
+                    _ => None,
+                });
+                methods.collect()
+            }
+            Item::Type(item) if is_public(&item.vis) && item.ident == name => Vec::new(),
+            _ => continue,
+        };
+        return if parts.is_empty() { String::new() } else { format!(": {}", parts.join(", ")) };
+    }
+    panic!("`{}` is exported and not found in the source", path.join("::"));
+}
+
+fn list(exported: &[(Vec<String>, String)], text: &mut String) {
+    let mut lines: Vec<String> = exported.iter().map(|(path, name)| format!("- `{name}`{}\n", parts(path))).collect();
+    lines.sort();
+    lines.dedup();
+    *text += &lines.concat();
+}
+
+/// The methods that the macro of `api/call.rs` gives to every piece of work.
+fn call_methods() -> Vec<String> {
+    let source = std::fs::read_to_string(root().join("host/src/api/call.rs")).unwrap();
+    let body = source.split("macro_rules! call_methods").nth(1).unwrap();
+    let lines = body.lines().filter_map(|line| line.trim().strip_prefix("pub ")).filter(|line| line.starts_with("fn "));
+    lines.map(|line| line.trim_end_matches(" {").replace("$lifetime ", "").replace("mut self", "self")).collect()
 }
 
 /// The signature in one line.
@@ -69,22 +133,20 @@ fn listing() -> String {
     );
     let mut exported = used(&lib.items);
     let api = parsed(&root().join("host/src/api/mod.rs")).items;
-    exported.extend(used(&api));
+    let in_api = |path: Vec<String>| [vec!["api".to_owned()], path].concat();
+    exported.extend(used(&api).into_iter().map(|(path, name)| (in_api(path), name)));
     exported.extend(api.iter().filter_map(|item| match item {
-        Item::Struct(item) if is_public(&item.vis) => Some(item.ident.to_string()),
+        Item::Struct(item) if is_public(&item.vis) => Some((in_api(vec![item.ident.to_string()]), item.ident.to_string())),
         _ => None,
     }));
-    exported.sort();
-    exported.dedup();
-    for name in exported {
-        writeln!(text, "- `{name}`").unwrap();
-    }
+    list(&exported, &mut text);
+    let exported: Vec<&str> = exported.iter().map(|(_, name)| name.as_str()).collect();
     for item in &lib.items {
         if let Item::Mod(module) = item
             && let Some((_, items)) = module.content.as_ref().filter(|_| is_public(&module.vis))
         {
             writeln!(text, "\n## `pajamas::{}`\n", module.ident).unwrap();
-            used(items).iter().for_each(|name| writeln!(text, "- `{name}`").unwrap());
+            list(&used(items), &mut text);
         }
     }
     let mut files: Vec<_> =
@@ -96,20 +158,22 @@ fn listing() -> String {
             continue;
         }
         let syn::Type::Path(path) = block.self_ty.as_ref() else { continue };
-        let methods = block.items.iter().filter_map(|item| match item {
-            ImplItem::Fn(function) if is_public(&function.vis) && !is_hidden(&function.attrs) => {
-                Some(signature(function))
+        let name = path.path.segments.last().unwrap().ident.to_string();
+        if !exported.contains(&name.as_str()) {
+            continue;
+        }
+        let mut methods = Vec::new();
+        for item in &block.items {
+            match item {
+                ImplItem::Fn(function) if is_public(&function.vis) && !is_hidden(&function.attrs) => {
+                    methods.push(signature(function));
+                }
+                ImplItem::Macro(_) => methods.extend(call_methods()),
+                _ => (),
             }
-            // What every piece of work has.
-            ImplItem::Macro(_) => Some(
-                "fn observer(self, observer: &dyn Observer) -> Self`, `fn cancel(self, cancel: CancelToken) -> Self"
-                    .into(),
-            ),
-            _ => None,
-        });
-        let methods: Vec<String> = methods.collect();
+        }
         if !methods.is_empty() {
-            writeln!(text, "\n## `{}`\n", path.path.segments.last().unwrap().ident).unwrap();
+            writeln!(text, "\n## `{name}`\n").unwrap();
             methods.iter().for_each(|method| writeln!(text, "- `{method}`").unwrap());
         }
     }

@@ -17,7 +17,10 @@ def main(model: str, *methods: str) -> None:
         except pajamas.PajamasError as error:
             print(f"{method:<10} {error.message}")
             continue
-        comparison = (made.validation or {})["comparison"]
+        comparison = made.validation and made.validation["comparison"]
+        if not comparison:
+            print(f"{method:<10} {made.output_bytes:>14} {'-':>12} {'-':>10}")
+            continue
         kld, top1 = comparison["kl_divergence"]["mean"], comparison["top1_agreement"]["value"]
         print(f"{method:<10} {made.output_bytes:>14} {kld:>12.5f} {top1 * 100:>8.1f} %")
 

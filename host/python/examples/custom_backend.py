@@ -1,4 +1,4 @@
-"""Uses a backend of one's own, straight from the folder that it was built in.
+"""Uses a custom backend, straight from the folder that it was built in.
 
     pajamas plugins new acme && (cd acme && cargo build --release)
     python custom_backend.py acme/target/release acme TEXT

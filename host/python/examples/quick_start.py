@@ -1,4 +1,4 @@
-"""Makes a model small, sees how good it still is, and lets it answer as it thinks.
+"""Makes a model small, sees how good it still is, and streams an answer.
 
     python quick_start.py MODEL [QUESTION]
 """
@@ -11,7 +11,7 @@ import pajamas
 def main(model: str, question: str = "What is the capital of France?") -> None:
     made = pajamas.quantize(model, "Q4_K_M", progress=True)
     print(f"{made.path}: {made.ratio:.2f} times smaller", file=sys.stderr)
-    if made.validation:
+    if made.validation and made.validation["comparison"]:
         print("mean KL divergence:", made.validation["comparison"]["kl_divergence"]["mean"], file=sys.stderr)
 
     with pajamas.load(made) as loaded:

@@ -81,10 +81,16 @@ impl Installation {
                 (serde_json::to_value(made), failure)
             })
         })?;
-        match quantized {
-            (_, Some(failure)) => Err(errors::exception(py, &failure)),
-            (Ok(value), None) => json(&value),
-            (Err(error), None) => Err(pyo3::exceptions::PyRuntimeError::new_err(error.to_string())),
+        let (made, failure) = quantized;
+        let made = json(&made.map_err(|error| pyo3::exceptions::PyRuntimeError::new_err(error.to_string()))?)?;
+        match failure {
+            None => Ok(made),
+            // Measuring failed; what was made is there all the same.
+            Some(failure) => {
+                let exception = errors::exception(py, &failure);
+                exception.value(py).setattr("_made", made)?;
+                Err(exception)
+            }
         }
     }
 
@@ -197,9 +203,18 @@ impl Installation {
         json(&sweep)
     }
 
-    #[pyo3(signature = (reference, *, on_notice))]
-    fn pull(&self, py: Python<'_>, reference: String, on_notice: Option<&Bound<'_, PyAny>>) -> PyResult<PathBuf> {
-        work::run(py, on_notice, |observer, cancel| self.0.pull(reference, observer, &cancel))
+    #[pyo3(signature = (reference, *, file, on_notice))]
+    fn pull(
+        &self,
+        py: Python<'_>,
+        reference: String,
+        file: Option<String>,
+        on_notice: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<PathBuf> {
+        work::run(py, on_notice, |observer, cancel| {
+            let work = self.0.pull(reference).observer(observer).cancel(cancel);
+            set(work, file, pajamas::Pull::file).run()
+        })
     }
 
     /// Gives JSON.

@@ -99,3 +99,17 @@ def test_failures_are_the_same_exceptions(tmp_path):
 
     with pytest.raises(pajamas.ModelNotFoundError):
         asyncio.run(load())
+
+
+def test_every_function_has_its_twin(made, source):
+    async def main():
+        assert [backend.name for backend in await pajamas.aio.backends()] == [b.name for b in pajamas.backends()]
+        assert (await pajamas.aio.hardware())["cpu"] == pajamas.hardware()["cpu"]
+        assert made.path.name in [record.file for record in await pajamas.aio.models()]
+        assert await pajamas.aio.path_of(made) == pajamas.path_of(made)
+        assert (await pajamas.aio.forecast(source, "Q8_0")).output_bytes == made.output_bytes
+        offline = pajamas.aio.Installation(offline=True)
+        with pytest.raises(pajamas.ModelNotFoundError, match="org/name"):
+            await offline.pull("org/name")
+
+    asyncio.run(main())

@@ -38,6 +38,35 @@ def test_they_are_pythons_own_kinds_too():
     assert issubclass(pajamas.ModelNotFoundError, FileNotFoundError)
     assert issubclass(pajamas.OutOfMemoryError, MemoryError)
     assert issubclass(pajamas.UsageError, ValueError)
+    assert issubclass(pajamas.StorageError, OSError)
+
+
+@pytest.mark.parametrize(
+    ("hint", "here"),
+    [
+        ("choose another name with `--name`", "choose another name with `name`"),
+        ("leave `--context-length` out, or make it shorter", "leave `context_length` out, or make it shorter"),
+        ("name what it was made from: `--reference MODEL`", "name what it was made from: `reference`"),
+        ("`pajamas models remove --force m.gguf` removes it", "`pajamas models remove --force m.gguf` removes it"),
+        ("fewer layers (`--set n_gpu_layers=N`)", "fewer layers (`options={\'n_gpu_layers\': N}`)"),
+    ],
+)
+def test_hints_are_for_python(hint, here):
+    assert pajamas._errors.of("usage", "what happened", hint).hint == here
+
+
+def test_a_model_whose_measuring_fails_is_there_all_the_same(source, tmp_path):
+    text = tmp_path / "short.txt"
+    text.write_text("too short")
+    with pytest.raises(pajamas.PajamasError, match="too short") as caught:
+        pajamas.quantize(source, "Q4_0", output_dir=tmp_path, validate=True, text=text)
+    assert caught.value.made is not None and caught.value.made.path.is_file()
+
+
+def test_warnings_point_at_the_caller(made):
+    with pytest.warns(RuntimeWarning) as caught:
+        pajamas.load(made, "mlx-quantize").close()
+    assert caught[0].filename == __file__
 
 
 def test_a_damaged_file_is_named(copy_of):
@@ -54,6 +83,8 @@ def test_what_is_asked_wrongly_is_said_before_anything_runs(model):
         model.chat(QUESTION, max_token=3)
     with pytest.raises(TypeError, match="expected messages"):
         model.chat([{"text": "Hi"}])
+    with pytest.raises(pajamas.UsageError, match="unknown role 'usr'"):
+        model.chat([{"role": "usr", "content": "Hi"}])
     with pytest.raises(pajamas.UsageError):
         model.generate("a", temperature=-1.0)
     with pytest.raises(pajamas.ContextOverflowError, match="context"):

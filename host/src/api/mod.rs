@@ -6,7 +6,9 @@ mod call;
 mod generate;
 mod load;
 mod model;
+mod pull;
 mod quantize;
+mod reference;
 mod sweep;
 mod validate;
 
@@ -15,7 +17,9 @@ pub(crate) use generate::fail_if_broken_off;
 pub use generate::{Generate, Stream};
 pub use load::Load;
 pub use model::{Logits, Messages, Model};
+pub use pull::Pull;
 pub use quantize::{Measure, Quantize, Quantized, Search};
+pub use reference::ModelRef;
 pub use sweep::SweepMethods;
 pub(crate) use validate::TOKENS as TOKENS_TO_VALIDATE;
 pub use validate::Validate;
@@ -23,14 +27,11 @@ pub use validate::Validate;
 use crate::config::{Config, Flags};
 use crate::error::Result;
 use crate::hardware::{self, Hardware};
-use crate::models::hub::download::{Pull, Pulled};
 use crate::models::source::{self, Source};
 use crate::models::store::{self, Record};
 use crate::plugins::{self, Backend, Candidate};
-use crate::runtime::obtain::{Obtain, Purpose};
-use crate::runtime::open::{Observer, OpenOptions};
+use crate::runtime::open::OpenOptions;
 use call::Call;
-use pajamas_plugin_api::CancelToken;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -40,7 +41,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// # fn main() -> pajamas::Result<()> {
 /// let pajamas = pajamas::Pajamas::new()?;
 /// let made = pajamas.quantize("Qwen/Qwen2.5-0.5B-Instruct").method("Q4_K_M").run()?;
-/// let model = pajamas.load(made.artifact.path.to_str().unwrap_or_default()).run()?;
+/// let model = pajamas.load(&made).run()?;
 /// for piece in model.chat("What is the capital of France?").stream() {
 ///     print!("{}", piece?);
 /// }
@@ -137,7 +138,7 @@ impl Pajamas {
         Self::builder().build()
     }
 
-    /// Begins with settings of one's own.
+    /// Begins with other settings.
     pub fn builder() -> Builder {
         Builder::default()
     }
@@ -162,39 +163,34 @@ impl Pajamas {
     }
 
     /// Makes a quantized model of `model`: a Hugging Face folder or id, or a GGUF file.
-    pub fn quantize(&self, model: impl Into<String>) -> Quantize<'_> {
-        Quantize::new(Call::new(self), model.into())
+    pub fn quantize(&self, model: impl Into<ModelRef>) -> Quantize<'_> {
+        Quantize::new(Call::new(self), model.into().0)
     }
 
     /// Opens `model`: a GGUF file, an MLX folder, the name of one that was made, or what one can be made of.
-    pub fn load(&self, model: impl Into<String>) -> Load<'_> {
-        Load::new(Call::new(self), model.into())
+    pub fn load(&self, model: impl Into<ModelRef>) -> Load<'_> {
+        Load::new(Call::new(self), model.into().0)
     }
 
     /// Measures how much worse `model` is than what it was made from.
-    pub fn validate(&self, model: impl Into<String>) -> Validate<'_> {
-        Validate::new(Call::new(self), model.into())
+    pub fn validate(&self, model: impl Into<ModelRef>) -> Validate<'_> {
+        Validate::new(Call::new(self), model.into().0)
     }
 
     /// Measures how fast models are.
-    pub fn benchmark<M: Into<String>>(&self, models: impl IntoIterator<Item = M>) -> Benchmark<'_> {
-        Benchmark::new(Call::new(self), models.into_iter().map(Into::into).collect())
+    pub fn benchmark<M: Into<ModelRef>>(&self, models: impl IntoIterator<Item = M>) -> Benchmark<'_> {
+        Benchmark::new(Call::new(self), models.into_iter().map(|model| model.into().0).collect())
     }
 
     /// Makes `model` by several methods and measures each.
-    pub fn sweep(&self, model: impl Into<String>) -> SweepMethods<'_> {
-        SweepMethods::new(Call::new(self), model.into())
+    pub fn sweep(&self, model: impl Into<ModelRef>) -> SweepMethods<'_> {
+        SweepMethods::new(Call::new(self), model.into().0)
     }
 
-    /// Fetches the hub's model `reference` (`org/name`, `org/name@revision`) into Hugging Face's cache, whatever it is; what is
-    /// there already is not fetched again. Gives its folder.
-    ///
-    /// # Errors
-    /// When the hub does not have it or cannot be reached, or there is no room.
-    pub fn pull(&self, reference: impl Into<String>, observer: &dyn Observer, cancel: &CancelToken) -> Result<PathBuf> {
-        let obtain = Obtain { purpose: Purpose::Any, candidates: &[], config: self.config(), observer, cancel };
-        let Pulled { source, .. } = obtain.pull(&Pull { reference: reference.into(), file: None })?;
-        Ok(source.path)
+    /// Fetches the model `reference` (`org/name`, `org/name@revision`) of the hub into Hugging Face's cache, whatever it is; what
+    /// is there already is not fetched again.
+    pub fn pull(&self, reference: impl Into<String>) -> Pull<'_> {
+        Pull::new(Call::new(self), reference.into())
     }
 
     /// Every plugin that was found, the best backend first, with its state and the reason for that.
@@ -223,8 +219,8 @@ impl Pajamas {
     ///
     /// # Errors
     /// When it is not, with where it was looked for.
-    pub fn path_of(&self, model: &str) -> Result<PathBuf> {
-        source::resolve(model, self.config()).map(|source: Source| source.path)
+    pub fn path_of(&self, model: impl Into<ModelRef>) -> Result<PathBuf> {
+        source::resolve(&model.into().0, self.config()).map(|source: Source| source.path)
     }
 }
 

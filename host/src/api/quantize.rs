@@ -12,7 +12,7 @@ use crate::validate::text::Text;
 use crate::validate::verdict::Limits;
 use crate::validate::{self, Host, Report, ValidateOptions};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Tokens that a new model is measured on by default: enough to notice damage, and seconds for a small model.
 pub const TOKENS: usize = 2048;
@@ -236,6 +236,15 @@ impl<'a> Quantize<'a> {
             return Ok(Err("it was not asked for".to_owned()));
         }
         let open = open_options(host.config);
+        let measured_on = self.text.clone().unwrap_or_else(|| Text::of_model(Some(&source.path)));
+        if let (Text::File(text), Some(calibrated)) = (&measured_on, self.options.options.get("calibration"))
+            && text.canonicalize().ok() == Path::new(calibrated).canonicalize().ok()
+        {
+            host.observer.warn(&format!(
+                "`{}` is the text that it was calibrated with, too: the figures flatter. Measure on another text",
+                text.display()
+            ));
+        }
         let options = ValidateOptions {
             open: open.clone(),
             reference_open: open,

@@ -23,7 +23,7 @@ const DELAY_S_MAX: f64 = 3600.0;
 #[derive(Debug, clap::Args)]
 #[command(after_help = LEGEND)]
 pub struct Args {
-    /// GGUF files, MLX folders, names of models already made, Hugging Face folders, or ids in its cache.
+    /// GGUF files, MLX folders, names of models already made, Hugging Face folders, or ids on the Hub.
     #[arg(required = true, value_name = "MODEL")]
     models: Vec<String>,
     /// A backend to run on, without fallback; may be given several times. `all` stands for every one that can run the

@@ -71,13 +71,13 @@ impl Common {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Make a quantized model from a Hugging Face folder, an id in its cache, or a GGUF file.
+    /// Make a quantized model from a Hugging Face folder, an id on the Hub, or a GGUF file.
     Quantize(quantize::Args),
     /// Answer a prompt, or chat.
     Run(run::Args),
     /// Measure how much worse a quantized model is than its source, and judge it.
     Validate(validate::Args),
-    /// Check that a model is still what was made, byte for byte, and that its source and a backend bear it out.
+    /// Check that a model is still what was made, byte for byte, that its source is unchanged, and that a backend loads it.
     Verify(verify::Args),
     /// Measure speed, time to first token, load time and memory.
     Benchmark(benchmark::Args),

@@ -60,6 +60,7 @@ enum Action {
         dry_run: bool,
     },
     /// Remove models and what is recorded of them.
+    #[command(visible_alias = "rm")]
     Remove {
         /// Names, as the list shows them.
         #[arg(required = true)]
@@ -182,7 +183,9 @@ pub fn print(records: &[Record]) {
         let when = if row.created_unix_s == 0 { "-".into() } else { output::date(row.created_unix_s) };
         let size = output::size(row.size_bytes);
         let quality = row.validation.as_ref().map_or("-", |summary| if summary.passed { "passed" } else { "failed" });
-        let (method, source) = (or_dash(&row.method), or_dash(&row.source));
+        // What was mixed is in `pajamas info MODEL`.
+        let mixed = if row.options.contains_key("tensor_types") { ", mixed" } else { "" };
+        let (method, source) = (or_dash(&row.method) + mixed, or_dash(&row.source));
         vec![row.name().to_owned(), row.format.clone(), method, size, quality.into(), source, when]
     }));
     output::table(&cells);

@@ -50,9 +50,15 @@ impl Bar {
 
     /// Shows `update`.
     pub fn update(&self, update: &ProgressUpdate) {
-        self.0.set_prefix(output::clean(&update.stage));
-        self.0.set_message(output::clean(&update.detail));
+        let stage = output::clean(&update.stage);
+        if self.0.prefix() != stage {
+            // Each of these may draw, and the new stage has nothing of the last one's.
+            self.0.set_message("");
+            self.0.set_position(0);
+            self.0.set_prefix(stage);
+        }
         self.0.set_position((update.fraction * 1000.0) as u64);
+        self.0.set_message(output::clean(&update.detail));
     }
 
     /// Says a line on stderr, above the bar.

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 /// What `pajamas quantize` takes.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A Hugging Face folder, an id in its cache (`org/name` or `org/name@revision`), or a GGUF file.
+    /// A Hugging Face folder, an id on the Hub (`org/name` or `org/name@revision`), or a GGUF file.
     model: String,
     /// The quantization method. GGUF: Q4_K_M (default), Q4_K_S, Q5_K_M, Q6_K, Q8_0, F16, BF16, F32, …
     /// MLX: 4bit (default), 8bit, 6bit, 5bit, 3bit, 2bit, mixed_3_6, bf16, …
@@ -47,20 +47,8 @@ pub struct Args {
     dry_run: bool,
     #[command(flatten)]
     tuning: TuningArgs,
-    /// Measure the model against its source, and fail when that cannot be done [default: measure if it can be done].
-    #[arg(long, conflicts_with = "no_validate")]
-    validate: bool,
-    /// Do not measure the model against its source.
-    #[arg(long, conflicts_with_all = ["max_degradation", "max_kld"])]
-    no_validate: bool,
-    /// A file of UTF-8 text to measure on [default: `validation.txt` in the source's folder, else the bundled text].
-    #[arg(long, value_name = "FILE", conflicts_with = "no_validate")]
-    text: Option<PathBuf>,
-    /// Tokens of the text to read at the most [default: 2048, to find a method 8192].
-    #[arg(long, value_name = "N", value_parser = tokens, conflicts_with = "no_validate")]
-    tokens: Option<usize>,
     #[command(flatten)]
-    limits: LimitArgs,
+    measure: MeasureArgs,
 }
 
 /// How GGUF models are made beyond the method: options of its recipes that have flags of their own.
@@ -98,6 +86,26 @@ struct TuningArgs {
     /// llama.cpp's name of the tokenizer's pre-tokenizer, where it is not recognised.
     #[arg(long, value_name = "NAME")]
     pre_tokenizer: Option<String>,
+}
+
+/// Whether it is measured what was lost, on what, and what is too much.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Measuring")]
+struct MeasureArgs {
+    /// Measure the model against its source, and fail when that cannot be done [default: measure if it can be done].
+    #[arg(long, conflicts_with = "no_validate")]
+    validate: bool,
+    /// Do not measure the model against its source.
+    #[arg(long, conflicts_with_all = ["max_degradation", "max_kld"])]
+    no_validate: bool,
+    /// A file of UTF-8 text to measure on [default: `validation.txt` in the source's folder, else the bundled text].
+    #[arg(long, value_name = "FILE", conflicts_with = "no_validate")]
+    text: Option<PathBuf>,
+    /// Tokens of the text to read at the most [default: 2048, to find a method 8192].
+    #[arg(long, value_name = "N", value_parser = tokens, conflicts_with = "no_validate")]
+    tokens: Option<usize>,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 impl TuningArgs {
@@ -154,7 +162,7 @@ impl Args {
     /// The work that these arguments describe.
     fn work<'a>(&self, pajamas: &'a Pajamas) -> Result<Quantize<'a>, Error> {
         let mut work = pajamas.quantize(&self.model);
-        if let Some(tokens) = self.tokens {
+        if let Some(tokens) = self.measure.tokens {
             work = work.tokens(tokens);
         }
         // Both are words of MLX alone; a method tells its format itself.
@@ -178,15 +186,15 @@ impl Args {
         if let Some(bytes) = self.fit {
             work = work.fit(bytes);
         }
-        if let Some(text) = &self.text {
+        if let Some(text) = &self.measure.text {
             work = work.text(text);
         }
-        if self.no_validate {
+        if self.measure.no_validate {
             work = work.measure(Measure::Never);
-        } else if self.validate || self.text.is_some() {
+        } else if self.measure.validate || self.measure.text.is_some() {
             work = work.measure(Measure::Always);
         }
-        let limits = &self.limits;
+        let limits = &self.measure.limits;
         if let Some(part) = limits.max_degradation {
             work = work.max_degradation(part);
         }
@@ -218,7 +226,7 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
             in_short(report).iter().for_each(|line| output::say(&output::clean(line)));
         } else if made.failure.is_some() {
             output::say("  note   the model is finished, and measuring it failed");
-        } else if !args.no_validate && config.validate {
+        } else if !args.measure.no_validate && config.validate {
             output::say(&format!("  note   not validated: {}", output::clean(&made.not_validated)));
         }
         output::print(&output::shown(&made.artifact.path.display().to_string()));

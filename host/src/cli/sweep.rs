@@ -91,14 +91,14 @@ fn write(found: &Sweep, dir: &Path) -> Result<PathBuf, Error> {
 fn table(found: &Sweep) {
     let header = ["METHOD", "FORMAT", "SIZE", "KLD", "PERPLEXITY", "TOP-1", "PP TOK/S", "TG TOK/S", ""];
     let mut rows = vec![header.map(String::from).to_vec()];
-    let rate = |rate: Option<f64>| rate.map_or_else(|| "-".into(), |rate| format!("{rate:.1}"));
-    rows.extend(found.rows.iter().map(|row| {
-        let front = match (row.pareto_quality, row.pareto_speed) {
-            (true, true) => "best for its size, in quality and speed",
-            (true, false) => "best for its size in quality",
-            (false, true) => "best for its size in speed",
-            (false, false) => "",
-        };
+    let rate = |rate: Option<f64>, deviation: Option<f64>| match (rate, deviation) {
+        (Some(rate), Some(deviation)) => format!("{rate:.1} ± {deviation:.1}"),
+        (Some(rate), None) => format!("{rate:.1}"),
+        (None, _) => "-".into(),
+    };
+    rows.extend(found.rows.iter().enumerate().map(|(index, row)| {
+        // By size, rising: what a smaller one does better is what there is no reason to take.
+        let better = found.rows[..index].iter().find(|smaller| smaller.kld <= row.kld);
         vec![
             row.method.clone(),
             row.format.clone(),
@@ -106,9 +106,9 @@ fn table(found: &Sweep) {
             format!("{:.5}", row.kld),
             sweep::change(row.perplexity_change),
             format!("{:.1} %", row.top1 * 100.0),
-            rate(row.prompt_tokens_per_second),
-            rate(row.tokens_per_second),
-            front.into(),
+            rate(row.prompt_tokens_per_second, row.prompt_tokens_per_second_deviation),
+            rate(row.tokens_per_second, row.tokens_per_second_deviation),
+            better.map_or_else(String::new, |better| format!("{} is smaller and better", better.method)),
         ]
     }));
     output::table(&rows);

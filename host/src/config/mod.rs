@@ -181,9 +181,7 @@ impl Config {
         // Relative ones count from the file that names them, wherever the program is started.
         dirs.extend(file.plugin_dirs.iter().map(|dir| (home.join(dir), from_file.clone())));
         dirs.push((home.join("plugins"), Origin::Default));
-        let own = || {
-            std::env::current_exe().ok().as_deref().and_then(Path::parent).and_then(Path::parent).map(Path::to_owned)
-        };
+        let own = || crate::files::this_program().ok()?.ancestors().nth(2).map(Path::to_owned);
         if let Some(prefix) = flags.prefix.clone().or_else(own) {
             dirs.push((prefix.join("lib/pajamas/plugins"), Origin::Default));
         }

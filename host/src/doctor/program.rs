@@ -77,7 +77,7 @@ fn version(mut asked: Command, time_max: Duration) -> Result<Option<String>, Rec
 
 /// Whether what a shell would start is this program.
 pub(super) fn check_path() -> Vec<Check> {
-    let this = std::env::current_exe().and_then(|path| path.canonicalize()).unwrap_or_default();
+    let this = crate::files::this_program().unwrap_or_default();
     if this.parent().is_some_and(|folder| folder.ends_with("pajamas/_bundle/bin")) {
         // Started by the command that came with it, which does nothing else.
         return vec![Check::ok(PATH, format!("this one is the Python package's: `{}`", this.display()))];

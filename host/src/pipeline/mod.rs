@@ -372,7 +372,8 @@ fn default_name(model: &str, recipe: &Recipe, options: &Options) -> String {
 }
 
 /// What an option's text, which may be anything, contributes to a file's name: of a path its last part without extension.
-/// What is lost stands for itself as a few digits of its SHA-256, so that other options make another name.
+/// What is lost stands for itself as a few digits of its SHA-256, so that other options make another name; of what is longer
+/// than a name, only they are left.
 fn short_name(text: &str) -> String {
     const CHARS_MAX: usize = 40;
     let path = Path::new(text);
@@ -383,7 +384,7 @@ fn short_name(text: &str) -> String {
         return short;
     }
     let digest: String = Sha256::digest(text.as_bytes()).iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    format!("{short}-{digest}")
+    if short.chars().count() < CHARS_MAX { format!("{short}-{digest}") } else { digest }
 }
 
 fn checked_name(name: &str) -> Result<String> {

@@ -1,7 +1,7 @@
 //! Orders the candidates. Pure functions of what was reported and what the user wants; nothing is asked here.
 
 use super::{Candidate, Status};
-use crate::error::{Error, Result};
+use crate::error::{self, Error, Result};
 use crate::models::format::MLX;
 use pajamas_plugin_api::{Availability, DeviceClass};
 use std::cmp::Reverse;
@@ -199,8 +199,7 @@ fn none_can(candidates: &[Candidate], formats: &[String]) -> Error {
     let loaded = |format: &String| candidates.iter().any(|c| runs(c) && loads(c).contains(format));
     // One of ours that is only not installed.
     if formats.iter().any(|format| format == MLX) && !formats.iter().any(loaded) {
-        reasons
-            .push("mlx: not installed; `make plugin-mlx install` in the source folder builds and installs it".into());
+        reasons.push(error::not_installed("mlx"));
     }
     Error::NoBackend { task: format!("run {} models", formats.join(" or ").to_uppercase()), reasons }
 }

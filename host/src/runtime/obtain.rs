@@ -236,7 +236,7 @@ fn offline(error: Error, config: &Config) -> Error {
         Error::ModelNotFound { reference, reason, hint } => Error::ModelNotFound {
             reference,
             reason,
-            hint: format!("nothing is fetched, because of {}; without that: {hint}", config.origins.of("offline")),
+            hint: format!("{hint}; nothing is fetched now, because of {}", config.origins.of("offline")),
         },
         error => error,
     }

@@ -43,7 +43,11 @@ impl Rung {
     pub fn name(&self) -> String {
         match self.tensor_types.as_str() {
             "" => self.method.clone(),
-            types => format!("{} with {types}", self.method),
+            types => {
+                // Patterns as they are made here, without what makes them patterns.
+                let types = types.replace("\\.", "").replace('=', " ").replace(';', ", ");
+                format!("{} with {types}", self.method)
+            }
         }
     }
 

@@ -170,10 +170,13 @@ pub fn check(
 }
 
 fn nothing_fits(goal: &Goal, rungs: &[Rung]) -> Error {
+    let bytes = goal.max_bytes.unwrap_or(0);
+    // No model is that small.
+    let unit = if bytes < 1024 { " (a size without a unit is one in bytes: `6GiB` has one)" } else { "" };
+    let smallest = size(rungs.first().map_or(0, |rung| rung.size_bytes));
     Error::QualityTooLow(format!(
-        "nothing fits into {}: the smallest that is worth making takes {}",
-        size(goal.max_bytes.unwrap_or(0)),
-        size(rungs.first().map_or(0, |rung| rung.size_bytes))
+        "nothing fits into {}{unit}: the smallest that is worth making takes {smallest}",
+        size(bytes)
     ))
 }
 

@@ -70,8 +70,12 @@ pub struct Row {
     pub top1: f64,
     /// Tokens of prompt per second; none if not measured.
     pub prompt_tokens_per_second: Option<f64>,
+    /// Standard deviation of that; none of a single measurement.
+    pub prompt_tokens_per_second_deviation: Option<f64>,
     /// Tokens generated per second; none if not measured.
     pub tokens_per_second: Option<f64>,
+    /// Standard deviation of that; none of a single measurement.
+    pub tokens_per_second_deviation: Option<f64>,
     /// Whether nothing that is as small has a smaller divergence.
     pub pareto_quality: bool,
     /// Whether nothing that is as small is faster.
@@ -271,10 +275,11 @@ fn one(
     )?;
     let rate = |kind: Kind| {
         timed.runs.iter().flat_map(|run| &run.tests).find_map(|test| match &test.outcome {
-            Outcome::Measured(measurement) if test.kind == kind => Some(measurement.tokens_per_second.mean),
+            Outcome::Measured(measurement) if test.kind == kind => Some(&measurement.tokens_per_second),
             _ => None,
         })
     };
+    let (prompt, answer) = (rate(Kind::PromptProcessing), rate(Kind::TokenGeneration));
     if timed.interrupted {
         return Err(Error::Interrupted);
     }
@@ -289,8 +294,10 @@ fn one(
         kld_error: comparison.kl_divergence.standard_error,
         perplexity_change: comparison.perplexity_change.value,
         top1: comparison.top1_agreement.value,
-        prompt_tokens_per_second: rate(Kind::PromptProcessing),
-        tokens_per_second: rate(Kind::TokenGeneration),
+        prompt_tokens_per_second: prompt.map(|rate| rate.mean),
+        prompt_tokens_per_second_deviation: prompt.and_then(|rate| rate.standard_deviation),
+        tokens_per_second: answer.map(|rate| rate.mean),
+        tokens_per_second_deviation: answer.and_then(|rate| rate.standard_deviation),
         pareto_quality: false,
         pareto_speed: false,
     })
@@ -331,7 +338,9 @@ pub(crate) mod tests {
             perplexity_change: 0.0,
             top1: 1.0,
             prompt_tokens_per_second: Some(speed * 3.0),
+            prompt_tokens_per_second_deviation: None,
             tokens_per_second: Some(speed),
+            tokens_per_second_deviation: None,
             pareto_quality: false,
             pareto_speed: false,
         }

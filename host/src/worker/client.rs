@@ -4,6 +4,7 @@ use super::protocol::{self, PROTOCOL_VERSION, Reply, Request};
 use crate::config::Config;
 use crate::env_vars::PAJAMAS_WORKER;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::plugins::file::PluginFile;
 use crate::plugins::trust;
 use std::io::Read;
@@ -349,7 +350,7 @@ pub fn find_executable(config: &Config) -> Result<PathBuf> {
     let name = format!("pajamas-worker{}", std::env::consts::EXE_SUFFIX);
     let own = match &config.prefix {
         Some(prefix) => prefix.join("bin").join(&name),
-        None => std::env::current_exe().map_err(Error::io("finding", Path::new("this program")))?.with_file_name(&name),
+        None => files::this_program().map_err(Error::io("finding", Path::new("this program")))?.with_file_name(&name),
     };
     let places = [own, config.home.join("bin").join(&name)];
     places.iter().find(|place| place.is_file()).cloned().ok_or_else(|| Error::Refused {

@@ -24,6 +24,7 @@ from ._errors import (
     OutOfMemoryError,
     PajamasError,
     QualityTooLowError,
+    StorageError,
     UnsupportedError,
     UsageError,
     WorkerError,
@@ -42,7 +43,7 @@ from ._installation import (
     sweep,
     validate,
 )
-from ._model import Message, Model, Stream
+from ._model import GenerateOptions, Message, Model, Stream
 from ._native import __version__
 from ._results import Answer, Backend, MemoryUsage, ModelRecord, Notice, Quantized
 
@@ -54,6 +55,7 @@ __all__ = [
     "Backend",
     "BackendError",
     "ContextOverflowError",
+    "GenerateOptions",
     "Installation",
     "InvalidModelError",
     "MemoryUsage",
@@ -66,6 +68,7 @@ __all__ = [
     "PajamasError",
     "QualityTooLowError",
     "Quantized",
+    "StorageError",
     "Stream",
     "UnsupportedError",
     "UsageError",

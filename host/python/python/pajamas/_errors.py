@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Tuple, Type
+import re
+from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple, Type
+
+if TYPE_CHECKING:
+    from ._results import Quantized
 
 
 class PajamasError(Exception):
-    """Something failed. ``kind`` is a word to tell failures apart by, ``hint`` what to do, if there is something to do."""
+    """Something failed. ``kind`` is a word to tell failures apart by, ``hint`` what to do, if there is something to do.
+
+    Hints say what to do in Python where there is a way; commands that begin ``pajamas`` are for a shell.
+    """
 
     def __init__(self, message: str, *, kind: str = "other", hint: Optional[str] = None) -> None:
         super().__init__(message)
         self.message = message
         self.kind = kind
         self.hint = hint
+        #: The model that was made before measuring it failed.
+        self.made: Optional[Quantized] = None
+        self._made: Optional[str] = None
 
     def __str__(self) -> str:
         return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
@@ -37,6 +47,10 @@ class BackendError(PajamasError):
     """No backend can do it, or the one that was named cannot."""
 
 
+class StorageError(PajamasError, OSError):
+    """A file or folder could not be read or written."""
+
+
 class UnsupportedError(BackendError):
     """The backend cannot do this."""
 
@@ -57,8 +71,32 @@ class QualityTooLowError(PajamasError):
     """Nothing that can be made is good enough, or small enough."""
 
 
+# Flags of the command line, as a hint names them.
+_FLAG = re.compile(r"(?<![\w-])--([a-z]+(?:-[a-z]+)*)(?: ([A-Za-z_]+)=([\w.]+)| ([A-Z]+|[0-9]+))?")
+
+
+def _in_python(hint: str) -> str:
+    """A hint for the command line as one for Python; commands stay what they are."""
+    parts = hint.split("`")
+    for index in range(1, len(parts), 2):
+        if not parts[index].startswith("pajamas "):
+            parts[index] = _FLAG.sub(_keyword, parts[index])
+    return "`".join(parts)
+
+
+def _keyword(flag: re.Match[str]) -> str:
+    name, option, value, argument = flag.groups()
+    if name == "set":
+        return f"options={{{option!r}: {value}}}" if option else "options"
+    if name == "isolate":
+        return "isolated=True"
+    name = name.replace("-", "_")
+    return f"{name}={argument}" if argument and argument.isdigit() else name
+
+
 _BY_KIND: Dict[str, Type[PajamasError]] = {
     "model_not_found": ModelNotFoundError,
+    "io": StorageError,
     "invalid": InvalidModelError,
     "invalid_model": InvalidModelError,
     "usage": UsageError,
@@ -77,7 +115,7 @@ _BY_KIND: Dict[str, Type[PajamasError]] = {
 
 def of(kind: str, message: str, hint: Optional[str]) -> PajamasError:
     """The exception for a failure; the extension module calls it."""
-    return _BY_KIND.get(kind, PajamasError)(message, kind=kind, hint=hint)
+    return _BY_KIND.get(kind, PajamasError)(message, kind=kind, hint=hint and _in_python(hint))
 
 
 def _rebuilt(cls: Type[PajamasError], message: str, kind: str, hint: Optional[str]) -> PajamasError:

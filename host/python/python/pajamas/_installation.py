@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, TypeVar, Union
 
 from . import _native
-from ._errors import UsageError
+from ._errors import PajamasError, UsageError
 from ._model import Model
 from ._progress import Progress, shown
 from ._results import Backend, ModelRecord, Quantized, Report
@@ -122,6 +122,8 @@ class Installation:
         :param tokens: tokens of it to read at the most.
         :raises QualityTooLowError: when nothing that can be made fits or is good enough. A model that was made by a named
             ``method`` and is not good enough is no exception: see :attr:`Quantized.passed`.
+        :raises PajamasError: when making fails, and then nothing is left; or measuring, and then ``made`` of the exception is the
+            :class:`Quantized` that is there all the same.
         """
         with shown(progress) as notice:
             return self._quantize(
@@ -154,7 +156,12 @@ class Installation:
     def _quantize(self, model: ModelReference, *, options: Optional[Mapping[str, Any]], **given: Any) -> Quantized:
         names = ("output_dir", "name", "fit", "max_kld", "max_degradation", "measure", "text", "tokens", "on_notice")
         arguments = {**dict.fromkeys(names), "dry_run": False, **given}
-        made = self._native.quantize(os.fspath(model), options=_texts(options), **arguments)
+        try:
+            made = self._native.quantize(os.fspath(model), options=_texts(options), **arguments)
+        except PajamasError as error:
+            if error._made is not None:
+                error.made = Quantized._of(json.loads(error._made))
+            raise
         return Quantized._of(json.loads(made))
 
     def load(
@@ -282,10 +289,13 @@ class Installation:
             )
         return _report(report)
 
-    def pull(self, model: str, *, progress: Progress = False) -> Path:
-        """Fetches a model of the hub's into Hugging Face's cache, as far as it is not there, and gives its folder."""
+    def pull(self, model: str, *, file: Optional[str] = None, progress: Progress = False) -> Path:
+        """Downloads a model from the Hub into Hugging Face's cache, as far as it is not there, and gives its file or folder.
+
+        :param file: of a repository of several GGUF files, this one, with all its parts.
+        """
         with shown(progress) as notice:
-            return Path(self._native.pull(model, on_notice=notice))
+            return Path(self._native.pull(model, file=file, on_notice=notice))
 
     def backends(self, *, rescan: bool = False) -> List[Backend]:
         """Every plugin that was found, the best first. ``rescan`` asks all of them again."""
@@ -317,12 +327,15 @@ def default() -> Installation:
         return _default
 
 
-def _of_default(method: Callable[Concatenate[Installation, P], T]) -> Callable[P, T]:
+S = TypeVar("S")
+
+
+def of_default(method: Callable[Concatenate[S, P], T], installation: Callable[[], S]) -> Callable[P, T]:
     """A function that does ``method`` with the usual installation."""
 
     @functools.wraps(method)
     def function(*arguments: P.args, **keywords: P.kwargs) -> T:
-        return method(default(), *arguments, **keywords)
+        return method(installation(), *arguments, **keywords)
 
     signature = inspect.signature(method)
     function.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])  # type: ignore[attr-defined]
@@ -330,14 +343,14 @@ def _of_default(method: Callable[Concatenate[Installation, P], T]) -> Callable[P
     return function
 
 
-quantize = _of_default(Installation.quantize)
-forecast = _of_default(Installation.forecast)
-load = _of_default(Installation.load)
-validate = _of_default(Installation.validate)
-benchmark = _of_default(Installation.benchmark)
-sweep = _of_default(Installation.sweep)
-pull = _of_default(Installation.pull)
-backends = _of_default(Installation.backends)
-hardware = _of_default(Installation.hardware)
-models = _of_default(Installation.models)
-path_of = _of_default(Installation.path_of)
+quantize = of_default(Installation.quantize, default)
+forecast = of_default(Installation.forecast, default)
+load = of_default(Installation.load, default)
+validate = of_default(Installation.validate, default)
+benchmark = of_default(Installation.benchmark, default)
+sweep = of_default(Installation.sweep, default)
+pull = of_default(Installation.pull, default)
+backends = of_default(Installation.backends, default)
+hardware = of_default(Installation.hardware, default)
+models = of_default(Installation.models, default)
+path_of = of_default(Installation.path_of, default)

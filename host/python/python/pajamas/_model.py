@@ -8,24 +8,69 @@ import numbers
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Type, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+    TypedDict,
+    Union,
+)
 
 from . import _native
+from ._errors import UsageError
 from ._results import Answer, MemoryUsage
 
 if TYPE_CHECKING:
     import numpy
+    from typing_extensions import Unpack
 
-#: One message of a conversation: ``{"role": "user", "content": "Hi"}``; roles are ``system``, ``user`` and ``assistant``.
+_ROLES = ("system", "user", "assistant", "tool", "developer")
+
+#: One message of a conversation: ``{"role": "user", "content": "Hi"}``; roles are ``system``, ``user``, ``assistant``, and, where
+#: the model's chat template knows them, ``tool`` and ``developer``.
 Message = Mapping[str, str]
 
 #: A question, or the messages of a conversation.
 Conversation = Union[str, Sequence[Message]]
 
 
+class GenerateOptions(TypedDict, total=False):
+    """How to generate: the keywords of :meth:`Model.generate`, :meth:`Model.chat` and :meth:`Model.stream`."""
+
+    #: Tokens to generate at the most: 512 without it.
+    max_tokens: Optional[int]
+    #: 0 takes the likeliest token always; 0.7 without it.
+    temperature: Optional[float]
+    #: Chooses among this many likeliest tokens, 0 among all; 40 without it.
+    top_k: Optional[int]
+    #: Chooses among the likeliest tokens that reach this probability together; 0.9 without it.
+    top_p: Optional[float]
+    #: Chooses among tokens at least this fraction as likely as the likeliest; 0 without it.
+    min_p: Optional[float]
+    #: Makes recent tokens less likely; 1, which does not, without it.
+    repeat_penalty: Optional[float]
+    #: How many recent tokens the penalty looks at; 64 without it.
+    repeat_last_n: Optional[int]
+    #: The same seed gives the same answer.
+    seed: Optional[int]
+    #: A text, or several, before which the answer ends.
+    stop: Union[None, str, Sequence[str]]
+    #: A number: requests of the same session do not compute again what their prompts have in common.
+    session: Optional[int]
+    #: Goes on where the model would end its turn.
+    ignore_eos: bool
+
+
 @dataclasses.dataclass(frozen=True)
 class _Options:
-    """How to generate; the extension module reads the attributes."""
+    """The same, with everything in it, for the extension module, which reads the attributes."""
 
     max_tokens: Optional[int] = None
     temperature: Optional[float] = None
@@ -40,16 +85,15 @@ class _Options:
     ignore_eos: bool = False
 
 
-_NAMES = [field.name for field in dataclasses.fields(_Options)]
+_NAMES = list(GenerateOptions.__annotations__)
 _FRACTIONS = ("temperature", "top_p", "min_p", "repeat_penalty")
 _COUNTS = ("max_tokens", "top_k", "repeat_last_n", "seed", "session")
 
 
-def _options(given: Dict[str, Any]) -> _Options:
-    for name in given:
+def _options(given: Mapping[str, Any]) -> _Options:
+    for name, value in given.items():
         if name not in _NAMES:
             raise TypeError(f"unexpected keyword argument {name!r}; known are {', '.join(_NAMES)}")
-        value = given[name]
         if value is None:
             continue
         if name in _FRACTIONS and not isinstance(value, numbers.Real):
@@ -64,10 +108,14 @@ def _messages(conversation: Conversation) -> List[Tuple[str, str]]:
     if isinstance(conversation, str):
         return [("user", conversation)]
     try:
-        return [(str(message["role"]), _content(message["content"])) for message in conversation]
+        messages = [(str(message["role"]), _content(message["content"])) for message in conversation]
     except (KeyError, TypeError) as error:
         expected = 'expected messages such as {"role": "user", "content": "Hi"}'
         raise TypeError(f"{expected}, got {conversation!r}") from error
+    for role, _ in messages:
+        if role not in _ROLES:
+            raise UsageError(f"unknown role {role!r}", kind="usage", hint=f"roles: {', '.join(_ROLES)}")
+    return messages
 
 
 def _content(content: Any) -> str:
@@ -138,10 +186,7 @@ class Model:
     """A loaded model, from :func:`pajamas.load`. Any thread may use it, also while another does; a ``with`` block or
     :meth:`close` unloads it.
 
-    How to generate is said by keywords: ``max_tokens`` (512), ``temperature`` (0.7; 0 takes the likeliest token always),
-    ``top_k`` (40), ``top_p`` (0.9), ``min_p``, ``repeat_penalty``, ``repeat_last_n``, ``seed``, ``stop`` (a text or several,
-    before which the answer ends), ``session`` (a number: requests of the same session do not compute again what their
-    prompts have in common) and ``ignore_eos`` (go on where the model would end its turn).
+    How to generate is said by keywords, those of :class:`GenerateOptions`.
     """
 
     def __init__(self, native: _native.Model) -> None:
@@ -149,16 +194,16 @@ class Model:
         self._info: Optional[Dict[str, Any]] = None
         self._lock = threading.Lock()
 
-    def generate(self, prompt: Union[str, Sequence[int], Sequence[Message]], **options: Any) -> Answer:
+    def generate(self, prompt: Union[str, Sequence[int], Sequence[Message]], **options: Unpack[GenerateOptions]) -> Answer:
         """Goes on with a text as it is, with tokens, or answers messages. Control tokens in a text are read as such; what
         users typed belongs into messages."""
         return Answer._of(json.loads(self._native.generate(_prompt(prompt), _options(options))))
 
-    def chat(self, messages: Conversation, **options: Any) -> Answer:
+    def chat(self, messages: Conversation, **options: Unpack[GenerateOptions]) -> Answer:
         """Answers a question or a conversation, through the model's own chat template."""
         return Answer._of(json.loads(self._native.generate(_messages(messages), _options(options))))
 
-    def stream(self, prompt: Union[str, Sequence[int], Sequence[Message]], **options: Any) -> Stream:
+    def stream(self, prompt: Union[str, Sequence[int], Sequence[Message]], **options: Unpack[GenerateOptions]) -> Stream:
         """As :meth:`generate`, piece by piece. Generating begins at once."""
         return Stream(self._native.stream(_prompt(prompt), _options(options)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from typing import Any, Callable, Optional, Union
@@ -29,7 +30,7 @@ class Shown:
 
     def _notice(self, kind: str, text: str, stage: str, fraction: float) -> None:
         if kind == "warning":
-            warnings.warn(text, RuntimeWarning, stacklevel=4)
+            warnings.warn(text, RuntimeWarning, stacklevel=_depth())
         if kind == "alive":
             # Nothing was said; whoever wants to stop the work may raise.
             return
@@ -43,6 +44,15 @@ class Shown:
                 self._bar.refresh()
             elif kind == "note":
                 self._bar.write(text, file=sys.stderr)
+
+
+def _depth() -> int:
+    """How many calls up the user's own code is."""
+    package = os.path.dirname(__file__)
+    frame, depth = sys._getframe(1), 1
+    while frame.f_back is not None and os.path.dirname(frame.f_code.co_filename) == package:
+        frame, depth = frame.f_back, depth + 1
+    return depth
 
 
 def _bar() -> Optional[Any]:

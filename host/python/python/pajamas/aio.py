@@ -11,8 +11,10 @@ stops its work.
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
+import os
 import threading
-from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -29,14 +31,16 @@ from typing import (
 )
 
 from . import _installation, _model
-from ._installation import Installation, ModelReference
-from ._model import Conversation, Message
+from ._installation import of_default
+from ._model import Conversation, GenerateOptions, Message
 from ._progress import Shown
-from ._results import Answer, Backend, MemoryUsage, Quantized, Report
+from ._results import Answer, MemoryUsage
 
 if TYPE_CHECKING:
     import numpy
+    from typing_extensions import Concatenate, ParamSpec, Unpack
 
+    P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -55,9 +59,11 @@ class _Stoppable(Shown):
         super()._notice(kind, text, stage, fraction)
 
 
-async def _long(function: Callable[..., T], *arguments: Any, progress: Any = False, **keywords: Any) -> T:
-    """Does ``function`` in a thread; it ends soon after the task was cancelled."""
-    shown = _Stoppable(progress)
+async def _threaded(function: Callable[..., T], stoppable: bool, *arguments: Any, **keywords: Any) -> T:
+    """Does ``function`` in a thread; if it is ``stoppable``, it ends soon after the task was cancelled."""
+    if not stoppable:
+        return await asyncio.to_thread(function, *arguments, **keywords)
+    shown = _Stoppable(keywords.pop("progress", False))
     shown.stopped = threading.Event()
     try:
         return await asyncio.to_thread(function, *arguments, progress=shown, **keywords)
@@ -66,64 +72,81 @@ async def _long(function: Callable[..., T], *arguments: Any, progress: Any = Fal
         raise
 
 
-async def quantize(
-    model: ModelReference, method: Optional[str] = None, *, on: Optional[Installation] = None, **options: Any
-) -> Quantized:
-    """As :func:`pajamas.quantize`; ``on`` is another installation than the usual one."""
-    return await _long((on or _installation.default()).quantize, model, method, **options)
+def _native(installation: Installation) -> _installation.Installation:
+    return installation._installation
 
 
-async def validate(
-    model: ModelReference,
-    reference: Optional[ModelReference] = None,
-    *,
-    on: Optional[Installation] = None,
-    **options: Any,
-) -> Report:
-    """As :func:`pajamas.validate`."""
-    return await _long((on or _installation.default()).validate, model, reference, **options)
+def _awaitable(
+    method: Callable[Concatenate[_installation.Installation, P], T],
+) -> Callable[Concatenate[Installation, P], Coroutine[Any, Any, T]]:
+    """``method`` of an installation, to be awaited."""
+    stoppable = "progress" in inspect.signature(method).parameters
+
+    @functools.wraps(method)
+    async def function(self: Installation, /, *arguments: P.args, **keywords: P.kwargs) -> T:
+        return await _threaded(method, stoppable, _native(self), *arguments, **keywords)
+
+    return function
 
 
-async def benchmark(
-    models: Union[ModelReference, Sequence[ModelReference]], *, on: Optional[Installation] = None, **options: Any
-) -> Report:
-    """As :func:`pajamas.benchmark`."""
-    return await _long((on or _installation.default()).benchmark, models, **options)
+def _loading(
+    method: Callable[Concatenate[_installation.Installation, P], _model.Model],
+) -> Callable[Concatenate[Installation, P], Loading]:
+    """``load`` of an installation, to be awaited or for ``async with``."""
+
+    @functools.wraps(method)
+    def function(self: Installation, /, *arguments: P.args, **keywords: P.kwargs) -> Loading:
+        return Loading(lambda: _threaded(method, True, _native(self), *arguments, **keywords))
+
+    return function
 
 
-async def sweep(
-    model: ModelReference,
-    methods: Union[None, str, Sequence[str]] = None,
-    *,
-    on: Optional[Installation] = None,
-    **options: Any,
-) -> Report:
-    """As :func:`pajamas.sweep`."""
-    return await _long((on or _installation.default()).sweep, model, methods, **options)
+class Installation:
+    """As :class:`pajamas.Installation`, whose arguments it takes."""
+
+    def __init__(
+        self,
+        *,
+        home: Union[None, str, "os.PathLike[str]"] = None,
+        plugin_dirs: Sequence[Union[str, "os.PathLike[str]"]] = (),
+        offline: bool = False,
+        threads: Optional[int] = None,
+    ) -> None:
+        self._installation = _installation.Installation(
+            home=home, plugin_dirs=plugin_dirs, offline=offline, threads=threads
+        )
+
+    quantize = _awaitable(_installation.Installation.quantize)
+    forecast = _awaitable(_installation.Installation.forecast)
+    load = _loading(_installation.Installation.load)
+    validate = _awaitable(_installation.Installation.validate)
+    benchmark = _awaitable(_installation.Installation.benchmark)
+    sweep = _awaitable(_installation.Installation.sweep)
+    pull = _awaitable(_installation.Installation.pull)
+    backends = _awaitable(_installation.Installation.backends)
+    hardware = _awaitable(_installation.Installation.hardware)
+    models = _awaitable(_installation.Installation.models)
+    path_of = _awaitable(_installation.Installation.path_of)
 
 
-async def pull(model: str, *, on: Optional[Installation] = None, **options: Any) -> Path:
-    """As :func:`pajamas.pull`."""
-    return await _long((on or _installation.default()).pull, model, **options)
+def _default() -> Installation:
+    """The installation that the functions of the package use, too."""
+    installation = object.__new__(Installation)
+    installation._installation = _installation.default()
+    return installation
 
 
-async def backends(*, rescan: bool = False, on: Optional[Installation] = None) -> List[Backend]:
-    """As :func:`pajamas.backends`."""
-    return await asyncio.to_thread((on or _installation.default()).backends, rescan=rescan)
-
-
-async def forecast(
-    model: ModelReference, method: Optional[str] = None, *, on: Optional[Installation] = None, **options: Any
-) -> Quantized:
-    """As :func:`pajamas.forecast`."""
-    return await asyncio.to_thread((on or _installation.default()).forecast, model, method, **options)
-
-
-def load(
-    model: ModelReference, backend: Optional[str] = None, *, on: Optional[Installation] = None, **options: Any
-) -> Loading:
-    """As :func:`pajamas.load`: to be awaited for a :class:`Model` of this module, or for ``async with``."""
-    return Loading(lambda: _long((on or _installation.default()).load, model, backend, **options))
+quantize = of_default(Installation.quantize, _default)
+forecast = of_default(Installation.forecast, _default)
+load = of_default(Installation.load, _default)
+validate = of_default(Installation.validate, _default)
+benchmark = of_default(Installation.benchmark, _default)
+sweep = of_default(Installation.sweep, _default)
+pull = of_default(Installation.pull, _default)
+backends = of_default(Installation.backends, _default)
+hardware = of_default(Installation.hardware, _default)
+models = of_default(Installation.models, _default)
+path_of = of_default(Installation.path_of, _default)
 
 
 class Loading:
@@ -193,16 +216,20 @@ class Model:
         #: The model itself.
         self.model = model
 
-    async def generate(self, prompt: Union[str, Sequence[int], Sequence[Message]], **options: Any) -> Answer:
+    async def generate(
+        self, prompt: Union[str, Sequence[int], Sequence[Message]], **options: Unpack[GenerateOptions]
+    ) -> Answer:
         """As :meth:`pajamas.Model.generate`."""
         return await _whole(self.model.stream(prompt, **options))
 
-    async def chat(self, messages: Conversation, **options: Any) -> Answer:
+    async def chat(self, messages: Conversation, **options: Unpack[GenerateOptions]) -> Answer:
         """As :meth:`pajamas.Model.chat`."""
         messages = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
         return await _whole(self.model.stream(messages, **options))
 
-    def stream(self, prompt: Union[str, Sequence[int], Sequence[Message]], **options: Any) -> Stream:
+    def stream(
+        self, prompt: Union[str, Sequence[int], Sequence[Message]], **options: Unpack[GenerateOptions]
+    ) -> Stream:
         """As :meth:`pajamas.Model.stream`."""
         return Stream(self.model.stream(prompt, **options))
 

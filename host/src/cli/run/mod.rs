@@ -24,11 +24,14 @@ use std::path::PathBuf;
 /// What `pajamas run` takes.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A GGUF file, an MLX folder, the name of a model already made, a Hugging Face folder, or an id in its cache.
+    /// A GGUF file, an MLX folder, the name of a model already made, a Hugging Face folder, or an id on the Hub
+    /// (`org/name`).
     model: String,
     /// The prompt; without it, it is read from stdin, or a terminal starts a chat. With `-i`, the chat's first turn.
-    #[arg(short, long)]
     prompt: Option<String>,
+    /// The same, for one that begins with a dash.
+    #[arg(short = 'p', long = "prompt", value_name = "PROMPT", conflicts_with = "prompt", allow_hyphen_values = true)]
+    prompt_option: Option<String>,
     /// Chat: one line, one turn. `/help` lists what else can be typed, Ctrl-C stops an answer, Ctrl-D leaves.
     #[arg(short, long, conflicts_with = "json")]
     interactive: bool,
@@ -117,7 +120,8 @@ impl Args {
 }
 
 /// Runs the command.
-pub fn execute(args: Args, common: &super::Common, config: &Config) -> anyhow::Result<()> {
+pub fn execute(mut args: Args, common: &super::Common, config: &Config) -> anyhow::Result<()> {
+    args.prompt = args.prompt.or(args.prompt_option.take());
     let interactive = args.interactive || (args.prompt.is_none() && !common.json && std::io::stdin().is_terminal());
     let prompt = match &args.prompt {
         Some(prompt) => Some(checked_prompt(prompt.clone())?),

@@ -166,7 +166,7 @@ impl<'a> Wanted<'a> {
             } else {
                 // Hardly any model of the hub has a name without an organization; most such names are slips.
                 format!(
-                    "`pajamas models` lists what was made; one of the hub's is fetched first: `{}`",
+                    "`pajamas models` lists what was made; one on the Hub is fetched first: `{}`",
                     self.download()
                 )
             },
