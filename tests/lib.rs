@@ -25,7 +25,7 @@ impl Home {
     pub fn new() -> Self {
         let home = Self { dir: tempfile::tempdir().expect("a temporary folder") };
         std::fs::create_dir(home.plugins()).expect("the plugin folder");
-        // llama.cpp's threads wait in spins: with several, tests beside other work take minutes instead of seconds.
+        // llama.cpp's threads busy-wait: with several, tests beside other work take minutes instead of seconds.
         // Most tests make models for other reasons than their quality.
         // Nor is each home the first use of a backend on this machine.
         let settings = "threads = 1\nvalidate = false\ncheck_backends = false\n";

@@ -74,6 +74,14 @@ pub use plugins::{Backend, Status};
 pub use runtime::open::Observer;
 pub use search::Trial;
 
+/// Starts the log on stderr, where `RUST_LOG` asks for one.
+#[doc(hidden)]
+pub fn log_if_asked() {
+    if std::env::var_os(env_vars::RUST_LOG).is_some() {
+        cli::log::start(0);
+    }
+}
+
 /// What measuring gives: all the figures, as `--json` shows them.
 pub mod report {
     pub use crate::benchmark::report::{

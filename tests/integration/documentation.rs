@@ -93,7 +93,7 @@ fn the_book_has_every_page() {
     }
 }
 
-/// Runs the lines of the page's `sh` blocks that begin `pajamas`, or hand it something, in the order of the page.
+/// Runs the lines of the page's `sh` blocks, in the order of the page.
 fn run_commands(page: &str) {
     let home = Home::with_gguf_cpu();
     home.install("mlx_quantize");
@@ -105,7 +105,7 @@ fn run_commands(page: &str) {
     let text = std::fs::read_to_string(root().join(page)).unwrap();
     let (_, blocks) = cut(&text);
     let lines = blocks.iter().filter(|(language, _)| *language == "sh").flat_map(|(_, lines)| lines);
-    let commands: Vec<&&str> = lines.filter(|line| line.contains("pajamas ")).collect();
+    let commands: Vec<&&str> = lines.filter(|line| !line.trim().is_empty()).collect();
     assert!(!commands.is_empty(), "{page} has no commands");
     for command in commands {
         let program = home.command::<&str>([]);
@@ -214,8 +214,12 @@ impl<'ast> syn::visit::Visit<'ast> for Texts {
         self.tokens(call.tokens.clone());
     }
 
-    // Documentation is an attribute.
-    fn visit_attribute(&mut self, _: &'ast syn::Attribute) {}
+    // Documentation is one; `#[error("…")]` is a message.
+    fn visit_attribute(&mut self, attribute: &'ast syn::Attribute) {
+        if let (true, syn::Meta::List(list)) = (attribute.path().is_ident("error"), &attribute.meta) {
+            self.tokens(list.tokens.clone());
+        }
+    }
 }
 
 #[test]

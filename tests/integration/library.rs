@@ -212,3 +212,31 @@ fn another_backend_than_the_one_named_is_a_warning_to_the_observer() {
     assert!(heard.warnings.lock().unwrap()[0].contains("mlx-quantize"));
     assert!(pajamas.load(&path).backend("mlx-quantize").strict().run().is_err());
 }
+
+#[test]
+fn a_sweep_that_is_stopped_keeps_what_was_measured() {
+    /// Stops the work once it hears of the second method.
+    #[derive(Default)]
+    struct Stop(Arc<AtomicBool>, AtomicUsize);
+
+    impl Observer for Stop {
+        fn note(&self, message: &str) {
+            if message.starts_with("gguf ") && self.1.fetch_add(1, Ordering::Relaxed) == 1 {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    let home = Home::with_gguf_cpu();
+    let pajamas = installation(&home);
+    let stop = Stop::default();
+    let cancel = CancelToken::from_flag(Arc::clone(&stop.0));
+    let work = pajamas.sweep(tiny()).methods(["Q4_0", "Q8_0"]).tokens(512).speed(8, 4).repetitions(1);
+    let found = work.observer(&stop).cancel(cancel).run().unwrap();
+    let methods: Vec<_> = found.rows.iter().map(|row| row.method.as_str()).collect();
+    assert!(found.interrupted && methods == ["Q4_0"] && found.failures.is_empty(), "{found:?}");
+    // Of one that was stopped in its first method there is nothing to say.
+    let cancel = CancelToken::from_flag(Arc::new(AtomicBool::new(true)));
+    let error = pajamas.sweep(tiny()).methods(["Q4_0"]).cancel(cancel).run().err().unwrap();
+    assert!(matches!(error, Error::Interrupted), "{error}");
+}

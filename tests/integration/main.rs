@@ -22,6 +22,8 @@ mod hostile_files;
 mod hostile_plugins;
 mod hub_server;
 mod info;
+#[cfg(unix)]
+mod installing;
 mod interruption;
 #[cfg(unix)]
 mod library;

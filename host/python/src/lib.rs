@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    pajamas::log_if_asked();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<installation::Installation>()?;
     module.add_class::<model::Model>()?;

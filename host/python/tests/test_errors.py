@@ -48,6 +48,7 @@ def test_they_are_pythons_own_kinds_too():
         ("leave `--context-length` out, or make it shorter", "leave `context_length` out, or make it shorter"),
         ("name what it was made from: `--reference MODEL`", "name what it was made from: `reference`"),
         ("`pajamas models remove --force m.gguf` removes it", "`pajamas models remove --force m.gguf` removes it"),
+        ("run again with `-v` to see it", "run again with RUST_LOG=info in the environment to see it"),
         ("fewer layers (`--set n_gpu_layers=N`)", "fewer layers (`options={\'n_gpu_layers\': N}`)"),
     ],
 )
@@ -61,6 +62,12 @@ def test_a_model_whose_measuring_fails_is_there_all_the_same(source, tmp_path):
     with pytest.raises(pajamas.PajamasError, match="too short") as caught:
         pajamas.quantize(source, "Q4_0", output_dir=tmp_path, validate=True, text=text)
     assert caught.value.made is not None and caught.value.made.path.is_file()
+
+
+def test_logs_come_when_they_are_asked_for(made, child):
+    script = f"import pajamas; pajamas.load({str(made.path)!r}).close()"
+    assert child(script).stderr == ""
+    assert "[info]" in child(script, env={**os.environ, "RUST_LOG": "info"}).stderr
 
 
 def test_warnings_point_at_the_caller(made):

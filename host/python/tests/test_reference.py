@@ -19,8 +19,8 @@ PACKAGE = Path(pajamas.__file__).parent
 def prose(text):
     """A docstring as Markdown: roles and double ticks become ticks, ``:param x:`` an item of a list."""
     text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", inspect.cleandoc(text or "").replace("``", "`"))
-    text = re.sub(r"^:(?:param|raises) ([\w.]+):", r"- `\1`:", text, flags=re.MULTILINE)
-    return re.sub(r"(?<!\n)\n(- `)", r"\n\n\1", text, count=1)
+    text = re.sub(r"^:param ([\w.]+):", r"- `\1`:", text, flags=re.MULTILINE)
+    return re.sub(r"^:raises ([\w.]+):", r"- raises `\1`", text, flags=re.MULTILINE)
 
 
 def definitions():
@@ -40,7 +40,12 @@ def signature(node, leave_out_self):
     if leave_out_self:
         arguments = re.sub(r"^self(, )?", "", arguments)
     returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-    return f"{node.name}({arguments}){returns}"
+    line = f"{node.name}({arguments}){returns}"
+    if len(line) <= 100:
+        return line
+    # One argument a line: at commas outside of brackets.
+    lines = "".join(f"    {argument},\n" for argument in re.split(r", (?![^\[]*\])", arguments))
+    return f"{node.name}(\n{lines}){returns}"
 
 
 def comment_above(lines, line):

@@ -7,7 +7,7 @@ mod describe;
 mod doctor;
 mod info;
 mod interrupt;
-mod log;
+pub(crate) mod log;
 mod man;
 mod models;
 mod open_args;

@@ -20,5 +20,5 @@ mod plugin {
 
 #[cfg(not(target_vendor = "apple"))]
 compile_error!(
-    "gguf-metal is for macOS; `make plugin-gguf-vulkan` and `make plugin-cuda` build the backends for other GPUs"
+    "gguf-metal is for macOS; `make plugin-vulkan` and `make plugin-cuda` build the backends for other GPUs"
 );

@@ -77,6 +77,7 @@ _FLAG = re.compile(r"(?<![\w-])--([a-z]+(?:-[a-z]+)*)(?: ([A-Za-z_]+)=([\w.]+)| 
 
 def _in_python(hint: str) -> str:
     """A hint for the command line as one for Python; commands stay what they are."""
+    hint = hint.replace("run again with `-v`", "run again with RUST_LOG=info in the environment")
     parts = hint.split("`")
     for index in range(1, len(parts), 2):
         if not parts[index].startswith("pajamas "):

@@ -29,6 +29,9 @@ BUNDLE = Path(__file__).parent / "_bundle"
 #: A path, an id (``org/name``, ``org/name@revision``), the name of a model that was made, or what :func:`quantize` gave.
 ModelReference = Union[str, "os.PathLike[str]"]
 
+#: The path of a file or folder.
+StrPath = Union[str, "os.PathLike[str]"]
+
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _UNITS.update({"k": 2**10, "kib": 2**10, "m": 2**20, "mib": 2**20, "g": 2**30, "gib": 2**30, "t": 2**40, "tib": 2**40})
 
@@ -76,8 +79,8 @@ class Installation:
     def __init__(
         self,
         *,
-        home: Union[None, str, "os.PathLike[str]"] = None,
-        plugin_dirs: Sequence[Union[str, "os.PathLike[str]"]] = (),
+        home: Optional[StrPath] = None,
+        plugin_dirs: Sequence[StrPath] = (),
         offline: bool = False,
         threads: Optional[int] = None,
     ) -> None:
@@ -96,13 +99,13 @@ class Installation:
         *,
         format: Optional[str] = None,
         options: Optional[Mapping[str, Any]] = None,
-        output_dir: Union[None, str, "os.PathLike[str]"] = None,
+        output_dir: Optional[StrPath] = None,
         name: Optional[str] = None,
         fit: Union[None, int, float, str] = None,
         max_kld: Optional[float] = None,
         max_degradation: Optional[float] = None,
         validate: Optional[bool] = None,
-        text: Union[None, str, "os.PathLike[str]"] = None,
+        text: Optional[StrPath] = None,
         tokens: Optional[int] = None,
         progress: Progress = False,
     ) -> Quantized:
@@ -210,7 +213,7 @@ class Installation:
         reference: Optional[ModelReference] = None,
         *,
         backend: Optional[str] = None,
-        text: Union[None, str, "os.PathLike[str]"] = None,
+        text: Optional[StrPath] = None,
         tokens: Optional[int] = None,
         window: Optional[int] = None,
         max_kld: Optional[float] = None,
@@ -270,7 +273,7 @@ class Installation:
         *,
         formats: Union[None, str, Sequence[str]] = None,
         keep: bool = False,
-        text: Union[None, str, "os.PathLike[str]"] = None,
+        text: Optional[StrPath] = None,
         tokens: Optional[int] = None,
         repetitions: Optional[int] = None,
         progress: Progress = False,

@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import os
 import threading
 from typing import (
     TYPE_CHECKING,
@@ -31,7 +30,7 @@ from typing import (
 )
 
 from . import _installation, _model
-from ._installation import of_default
+from ._installation import StrPath, of_default
 from ._model import Conversation, GenerateOptions, Message
 from ._progress import Shown
 from ._results import Answer, MemoryUsage
@@ -107,8 +106,8 @@ class Installation:
     def __init__(
         self,
         *,
-        home: Union[None, str, "os.PathLike[str]"] = None,
-        plugin_dirs: Sequence[Union[str, "os.PathLike[str]"]] = (),
+        home: Optional[StrPath] = None,
+        plugin_dirs: Sequence[StrPath] = (),
         offline: bool = False,
         threads: Optional[int] = None,
     ) -> None:
