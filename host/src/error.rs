@@ -180,7 +180,9 @@ impl Error {
             | Self::Refused { hint, .. }
             | Self::Usage { hint, .. } => hint.clone(),
             Self::UnknownBackend { installed, .. } if installed.is_empty() => NO_PLUGIN_HINT.into(),
-            Self::UnknownBackend { name, .. } if OURS.contains(&name.as_str()) => not_installed(name),
+            Self::UnknownBackend { name, .. } if OURS.contains(&name.as_str()) => {
+                format!("it is not installed; {}", how_to_install(name))
+            }
             Self::UnknownBackend { name, installed } => suggestion(name, installed, "installed"),
             Self::NoBackend { reasons, .. } if reasons.is_empty() => NO_PLUGIN_HINT.into(),
             Self::NoBackend { .. } => "`pajamas plugins list` shows every backend with its reason".into(),
@@ -197,9 +199,9 @@ impl Error {
 const OURS: [&str; 6] = ["gguf-cpu", "gguf-cuda", "gguf-vulkan", "gguf-metal", "gguf-rocm", "mlx"];
 
 /// How to get one of them.
-pub fn not_installed(backend: &str) -> String {
+pub fn how_to_install(backend: &str) -> String {
     let target = backend.strip_prefix("gguf-").filter(|gpu| *gpu != "cpu").unwrap_or(backend);
-    format!("`{backend}` is not installed; `make plugin-{target} install` in the source folder builds and installs it")
+    format!("`make plugin-{target} install` in the source folder builds and installs it")
 }
 
 /// What to do when no plugin is installed.

@@ -239,7 +239,8 @@ fn the_messages_of_the_troubleshooting_page_are_the_programs() {
     for row in page.lines().filter(|line| line.starts_with("| `")) {
         let message = row.trim_start_matches("| ").split(" | ").next().unwrap();
         let message = message.split(" (").next().unwrap().trim_matches(['`', ' ']);
-        let parts = message.split('…').map(|part| part.trim_matches(['`', ' ', ':', ','])).filter(|part| part.len() > 3);
+        let parts =
+            message.split('…').map(|part| part.trim_matches(['`', ' ', ':', ','])).filter(|part| part.len() > 3);
         let parts: Vec<&str> = parts.collect();
         let has_all = |text: &String| parts.iter().all(|part| text.contains(part));
         assert!(texts.0.iter().any(has_all), "no message has all of {parts:?}");

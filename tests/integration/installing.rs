@@ -76,7 +76,9 @@ fn what_is_installed_runs_and_goes_away_again() {
     let said = said.succeeded();
     assert!(said.stdout.contains("linked from"), "{said:#?}");
     let files = user.files();
-    for file in ["bin/pajamas", "bin/pajamas-worker", "share/man/man1/pajamas-run.1", "share/zsh/site-functions/_pajamas"] {
+    for file in
+        ["bin/pajamas", "bin/pajamas-worker", "share/man/man1/pajamas-run.1", "share/zsh/site-functions/_pajamas"]
+    {
         assert!(files.iter().any(|own| own == file), "{file}: {files:?}");
     }
     // By its link, it finds its worker and its plugins.
@@ -134,12 +136,15 @@ fn an_archive_runs_wherever_it_is_unpacked() {
     assert!(sums.trim_end().ends_with(archive.file_name().unwrap().to_str().unwrap()), "{sums}");
     let place = user.home().join("else where");
     std::fs::create_dir(&place).unwrap();
-    let unpack = [OsStr::new("-xzf"), archive.as_os_str(), "-C".as_ref(), place.as_os_str(), "--strip-components=1".as_ref()];
+    let unpack =
+        [OsStr::new("-xzf"), archive.as_os_str(), "-C".as_ref(), place.as_os_str(), "--strip-components=1".as_ref()];
     user.run(Path::new("tar"), unpack, "nothing").succeeded();
-    let has = |file: &str| assert!(place.join(file).is_file(), "{file} is not in the archive");
-    ["README.md", "LICENSE-MIT", "LICENSE-APACHE", "THIRD-PARTY-NOTICES.txt", "docs/quick-start.md"].map(has);
+    for file in ["README.md", "LICENSE-MIT", "LICENSE-APACHE", "THIRD-PARTY-NOTICES.txt", "docs/quick-start.md"] {
+        assert!(place.join(file).is_file(), "{file} is not in the archive");
+    }
     let tiny = pajama_tiny();
-    let ask = [OsStr::new("run"), tiny.as_os_str(), "What is the capital of France?".as_ref(), "-t".as_ref(), "0".as_ref()];
+    let ask =
+        [OsStr::new("run"), tiny.as_os_str(), "What is the capital of France?".as_ref(), "-t".as_ref(), "0".as_ref()];
     let answered = user.run(&place.join("bin/pajamas"), ask, "nothing");
     assert!(answered.succeeded().stdout.contains("Paris"), "{answered:#?}");
 }

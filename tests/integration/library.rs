@@ -233,8 +233,7 @@ fn a_sweep_that_is_stopped_keeps_what_was_measured() {
     let cancel = CancelToken::from_flag(Arc::clone(&stop.0));
     let work = pajamas.sweep(tiny()).methods(["Q4_0", "Q8_0"]).tokens(512).speed(8, 4).repetitions(1);
     let found = work.observer(&stop).cancel(cancel).run().unwrap();
-    let methods: Vec<_> = found.rows.iter().map(|row| row.method.as_str()).collect();
-    assert!(found.interrupted && methods == ["Q4_0"] && found.failures.is_empty(), "{found:?}");
+    assert!(found.interrupted && found.rows.len() == 1 && found.failures.is_empty(), "{found:?}");
     // Of one that was stopped in its first method there is nothing to say.
     let cancel = CancelToken::from_flag(Arc::new(AtomicBool::new(true)));
     let error = pajamas.sweep(tiny()).methods(["Q4_0"]).cancel(cancel).run().err().unwrap();

@@ -59,7 +59,8 @@ fn files_of(module: &[String]) -> Vec<PathBuf> {
     let mut files = vec![folder.with_extension("rs"), folder.join("mod.rs"), folder.join("lib.rs")];
     let mut folders = vec![folder];
     while let Some(folder) = folders.pop() {
-        let mut entries: Vec<_> = std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
+        let mut entries: Vec<_> =
+            std::fs::read_dir(&folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
         entries.sort();
         folders.extend(entries.iter().filter(|path| path.is_dir()).cloned());
         files.extend(entries.into_iter().filter(|path| path.extension().is_some_and(|own| own == "rs")));
@@ -71,14 +72,20 @@ fn files_of(module: &[String]) -> Vec<PathBuf> {
 /// What is promised of an item beside its methods: a struct's public fields, an enum's variants, a trait's methods.
 fn parts(path: &[String]) -> String {
     let (name, module) = path.split_last().unwrap();
-    let text = |tokens: &dyn quote::ToTokens| tokens.to_token_stream().to_string().replace(' ', "").replace(',', ", ").replace("'static", "'static ");
+    let text = |tokens: &dyn quote::ToTokens| {
+        tokens.to_token_stream().to_string().replace(' ', "").replace(',', ", ").replace("'static", "'static ")
+    };
     let field = |field: &syn::Field| {
         let shown = is_public(&field.vis) && !is_hidden(&field.attrs);
-        shown.then(|| format!("`{}: {}`", field.ident.as_ref().map_or_else(String::new, ToString::to_string), text(&field.ty)))
+        shown.then(|| {
+            format!("`{}: {}`", field.ident.as_ref().map_or_else(String::new, ToString::to_string), text(&field.ty))
+        })
     };
     for item in files_of(module).iter().flat_map(|file| parsed(file).items) {
         let parts: Vec<String> = match &item {
-            Item::Struct(item) if is_public(&item.vis) && item.ident == name => item.fields.iter().filter_map(field).collect(),
+            Item::Struct(item) if is_public(&item.vis) && item.ident == name => {
+                item.fields.iter().filter_map(field).collect()
+            }
             Item::Enum(item) if is_public(&item.vis) && item.ident == name => {
                 item.variants.iter().map(|variant| format!("`{}`", variant.ident)).collect()
             }
@@ -122,7 +129,7 @@ fn signature(function: &syn::ImplItemFn) -> String {
     let text = prettyplease::unparse(&file);
     let inner = text.trim().trim_start_matches("impl X {").trim_end_matches('}').trim().trim_end_matches("{}").trim();
     let line = inner.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.replace("( ", "(").replace(", )", ")").trim_start_matches("pub ").to_owned()
+    line.replace("( ", "(").replace(", )", ")").replace("(mut self", "(self").trim_start_matches("pub ").to_owned()
 }
 
 fn listing() -> String {
@@ -136,7 +143,9 @@ fn listing() -> String {
     let in_api = |path: Vec<String>| [vec!["api".to_owned()], path].concat();
     exported.extend(used(&api).into_iter().map(|(path, name)| (in_api(path), name)));
     exported.extend(api.iter().filter_map(|item| match item {
-        Item::Struct(item) if is_public(&item.vis) => Some((in_api(vec![item.ident.to_string()]), item.ident.to_string())),
+        Item::Struct(item) if is_public(&item.vis) => {
+            Some((in_api(vec![item.ident.to_string()]), item.ident.to_string()))
+        }
         _ => None,
     }));
     list(&exported, &mut text);
@@ -188,5 +197,9 @@ fn it_is_the_one_that_is_listed() {
         std::fs::write(&path, &listing).unwrap();
     }
     let listed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(listed, listing, "`UPDATE_REFERENCE=1 cargo test -p pajamas-tests library_surface` writes it anew");
+    let changed = listed.lines().zip(listing.lines()).find(|(listed, now)| listed != now);
+    assert!(
+        listed == listing,
+        "`UPDATE_REFERENCE=1 cargo test -p pajamas-tests library_surface` writes it anew; first (listed, now): {changed:?}"
+    );
 }

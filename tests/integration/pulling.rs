@@ -218,7 +218,7 @@ fn what_is_asked_to_run_or_to_be_quantized_is_fetched_and_offline_it_is_not() {
     let run = |args: &[&str]| Run::from(command(&home, &hub, args).output().unwrap());
     let question = ["-p", "What is the capital of France?", "-t", "0"];
     for args in [["run", ID, "--offline", "-p", "x"].as_slice(), &["quantize", ID, "--offline"]] {
-        run(args).failed_with("no model `acme/tiny`", "nothing is fetched, because of --offline");
+        run(args).failed_with("no model `acme/tiny`", "nothing is fetched now, because of --offline");
     }
     let mut by_environment = command(&home, &hub, &["benchmark", ID]);
     let by_environment = Run::from(by_environment.env("HF_HUB_OFFLINE", "1").output().unwrap());

@@ -32,7 +32,8 @@ impl<'a> Pull<'a> {
     /// When the hub does not have it or cannot be reached, or there is no room.
     pub fn run(self) -> Result<PathBuf> {
         let Call { pajamas, observer, cancel } = self.call;
-        let obtain = Obtain { purpose: Purpose::Any, candidates: &[], config: pajamas.config(), observer, cancel: &cancel };
+        let obtain =
+            Obtain { purpose: Purpose::Any, candidates: &[], config: pajamas.config(), observer, cancel: &cancel };
         obtain.pull(&self.wanted).map(|pulled| pulled.source.path)
     }
 }

@@ -1,7 +1,7 @@
 //! Measuring a model against what it was made from.
 
 use super::call::{Call, call_methods};
-use super::open_options;
+use super::{ModelRef, open_options};
 use crate::error::{Error, Result};
 use crate::runtime::obtain::Purpose;
 use crate::runtime::open::OpenOptions;
@@ -40,8 +40,8 @@ impl<'a> Validate<'a> {
     call_methods!('a);
 
     /// What to compare it with, instead of what it was made from.
-    pub fn reference(mut self, model: impl Into<String>) -> Self {
-        self.reference = Some(model.into());
+    pub fn reference(mut self, model: impl Into<ModelRef>) -> Self {
+        self.reference = Some(model.into().0);
         self
     }
 

@@ -199,7 +199,7 @@ fn none_can(candidates: &[Candidate], formats: &[String]) -> Error {
     let loaded = |format: &String| candidates.iter().any(|c| runs(c) && loads(c).contains(format));
     // One of ours that is only not installed.
     if formats.iter().any(|format| format == MLX) && !formats.iter().any(loaded) {
-        reasons.push(error::not_installed("mlx"));
+        reasons.push(format!("mlx: not installed; {}", error::how_to_install("mlx")));
     }
     Error::NoBackend { task: format!("run {} models", formats.join(" or ").to_uppercase()), reasons }
 }
