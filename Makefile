@@ -99,7 +99,7 @@ plugin-mlx: deps ## build the MLX backend (Apple silicon; on Linux for the CPU, 
 	@tools/install-deps mlx
 	@tools/build-plugin-mlx
 
-demo: build ## quantize the bundled model and let it answer
+demo: host plugin-gguf-cpu ## quantize the bundled model and let it answer
 	@tools/demo "$(RELEASE)" "$(EXTENSION)"
 
 test: tested $(TEST_LEVEL) $(TEST_VULKAN) $(if $(TEST_MLX),plugin-mlx) ## build everything and run every test (MLX=0 leaves the MLX backend out, VULKAN=0 the Vulkan one)

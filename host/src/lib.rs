@@ -66,8 +66,8 @@ pub use error::{Error, Result};
 pub use hardware::Hardware;
 pub use models::store::Record;
 pub use pajamas_plugin_api::{
-    CancelToken, Event, FinishReason, GenerateRequest, GenerateResult, GenerateStats, MemoryUsage, ModelInfo,
-    ProgressUpdate, QuantizeReport, Sampling,
+    CancelToken, ErrorKind, Event, FinishReason, GenerateRequest, GenerateResult, GenerateStats, MemoryUsage,
+    ModelInfo, ProgressUpdate, Prompt, QuantizeReport, Sampling, SpecialToken, TensorReport, TextSegment,
 };
 pub use pipeline::Artifact;
 pub use plugins::{Backend, Status};
@@ -84,6 +84,7 @@ pub fn log_if_asked() {
 
 /// What measuring gives: all the figures, as `--json` shows them.
 pub mod report {
+    pub use crate::benchmark::plan::Kind;
     pub use crate::benchmark::report::{
         Loaded, Measurement, Memory, Outcome, Report as Benchmark, Run, Settings, TestResult,
     };

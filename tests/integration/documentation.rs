@@ -128,24 +128,37 @@ fn run_commands(page: &str) {
     }
 }
 
+/// The pages whose `sh` blocks are run here; a block that is only to be read is one of `shell` or `text`.
+const RUN: [&str; 4] = ["README.md", "docs/quick-start.md", "docs/quantizing.md", "docs/running.md"];
+
 #[test]
 fn the_readmes_commands_work() {
-    run_commands("README.md");
+    run_commands(RUN[0]);
 }
 
 #[test]
 fn the_quick_starts_commands_work() {
-    run_commands("docs/quick-start.md");
+    run_commands(RUN[1]);
 }
 
 #[test]
 fn the_quantizing_guides_commands_work() {
-    run_commands("docs/quantizing.md");
+    run_commands(RUN[2]);
 }
 
 #[test]
 fn the_running_guides_commands_work() {
-    run_commands("docs/running.md");
+    run_commands(RUN[3]);
+}
+
+#[test]
+fn no_page_has_commands_that_nobody_runs() {
+    for page in pages() {
+        let name = page.strip_prefix(root()).unwrap().display().to_string();
+        let text = std::fs::read_to_string(&page).unwrap();
+        let has_commands = cut(&text).1.iter().any(|(language, _)| *language == "sh");
+        assert!(!has_commands || RUN.contains(&name.as_str()), "{name} has a block of `sh`, and is not in `RUN`");
+    }
 }
 
 #[test]

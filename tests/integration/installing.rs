@@ -122,6 +122,35 @@ fn installing_again_keeps_what_was_installed_on_request() {
 }
 
 #[test]
+fn a_package_is_staged_and_uninstalled_where_it_belongs() {
+    let user = User::new();
+    let (stage, release) = (user.home().join("stage"), built("pajamas").parent().unwrap().to_owned());
+    let run = |tool_name: &str, args: &[&OsStr]| {
+        let mut command = Command::new(tool(tool_name));
+        // A relative prefix counts from where it was called.
+        command.args(args).env("HOME", user.home()).current_dir(user.home()).stdin(Stdio::null());
+        command
+    };
+    let [cpu, _] = plugins();
+    let args = [release.as_os_str(), "/usr/local".as_ref(), "/usr/local/lib/pajamas/plugins".as_ref(), cpu.as_ref()];
+    let staged = Run::from(run("install", &args).env("DESTDIR", &stage).output().unwrap());
+    staged.succeeded();
+    let list = std::fs::read_to_string(stage.join("usr/local/share/pajamas/installed")).unwrap();
+    assert!(list.lines().all(|line| line[66..].starts_with("/usr/local/")), "{list}");
+    let removed = run("uninstall", &["/usr/local".as_ref()]).env("DESTDIR", &stage).output().unwrap();
+    Run::from(removed).succeeded();
+    assert!(!stage.join("usr/local/bin").exists() && !stage.join("usr/local/lib").exists());
+
+    let args = [release.as_os_str(), "own".as_ref(), "own/plugins".as_ref(), cpu.as_ref()];
+    Run::from(run("install", &args).env_remove("DESTDIR").output().unwrap()).succeeded();
+    assert!(user.home().join("own/bin/pajamas").is_file());
+    // The list is no reason to say that all is gone where nothing was found.
+    std::fs::rename(user.home().join("own"), user.home().join("moved")).unwrap();
+    let moved = Run::from(run("uninstall", &["moved".as_ref()]).env_remove("DESTDIR").output().unwrap());
+    assert!(moved.code == Some(1) && moved.stderr.contains("none of the files"), "{moved:#?}");
+}
+
+#[test]
 fn an_archive_runs_wherever_it_is_unpacked() {
     let user = User::new();
     let notices = user.home().join("THIRD-PARTY-NOTICES.txt");

@@ -81,17 +81,39 @@ fn parts(path: &[String]) -> String {
             format!("`{}: {}`", field.ident.as_ref().map_or_else(String::new, ToString::to_string), text(&field.ty))
         })
     };
+    let variant = |variant: &syn::Variant| {
+        let names = variant
+            .fields
+            .iter()
+            .map(|field| field.ident.as_ref().map_or_else(|| text(&field.ty), ToString::to_string));
+        let names = names.collect::<Vec<_>>().join(", ");
+        match &variant.fields {
+            syn::Fields::Named(_) => format!("`{} {{ {names} }}`", variant.ident),
+            syn::Fields::Unnamed(_) => format!("`{}({names})`", variant.ident),
+            syn::Fields::Unit => format!("`{}`", variant.ident),
+        }
+    };
     for item in files_of(module).iter().flat_map(|file| parsed(file).items) {
         let parts: Vec<String> = match &item {
             Item::Struct(item) if is_public(&item.vis) && item.ident == name => {
                 item.fields.iter().filter_map(field).collect()
             }
             Item::Enum(item) if is_public(&item.vis) && item.ident == name => {
-                item.variants.iter().map(|variant| format!("`{}`", variant.ident)).collect()
+                item.variants.iter().map(variant).collect()
             }
             Item::Trait(item) if is_public(&item.vis) && item.ident == name => {
                 let methods = item.items.iter().filter_map(|item| match item {
-                    syn::TraitItem::Fn(function) => Some(format!("`fn {}`", function.sig.ident)),
+                    syn::TraitItem::Fn(function) => {
+                        let syn::TraitItemFn { sig, .. } = function.clone();
+                        let bare = syn::ImplItemFn {
+                            attrs: Vec::new(),
+                            vis: Visibility::Inherited,
+                            defaultness: None,
+                            sig,
+                            block: syn::parse_quote!({}),
+                        };
+                        Some(format!("`{}`", signature(&bare)))
+                    }
                     _ => None,
                 });
                 methods.collect()
@@ -132,6 +154,38 @@ fn signature(function: &syn::ImplItemFn) -> String {
     line.replace("( ", "(").replace(", )", ")").replace("(mut self", "(self").trim_start_matches("pub ").to_owned()
 }
 
+/// The public methods of a type, and the traits that are implemented for it by hand.
+fn implementations(path: &[String]) -> Vec<String> {
+    let (own, module) = path.split_last().unwrap();
+    let mut lines = Vec::new();
+    // In the files of the module, and where `api/mod.rs` is one of several.
+    let mut files = files_of(module);
+    files.sort();
+    files.dedup();
+    for item in files.iter().flat_map(|file| parsed(file).items) {
+        let Item::Impl(block) = item else { continue };
+        let syn::Type::Path(of) = block.self_ty.as_ref() else { continue };
+        if is_hidden(&block.attrs) || of.path.segments.last().is_none_or(|last| last.ident != own) {
+            continue;
+        }
+        if let Some((_, implemented, _)) = &block.trait_ {
+            let implemented = quote::ToTokens::to_token_stream(implemented).to_string().replace(' ', "");
+            lines.push(format!("impl {implemented}"));
+            continue;
+        }
+        for item in &block.items {
+            match item {
+                ImplItem::Fn(function) if is_public(&function.vis) && !is_hidden(&function.attrs) => {
+                    lines.push(signature(function));
+                }
+                ImplItem::Macro(_) => lines.extend(call_methods()),
+                _ => (),
+            }
+        }
+    }
+    lines
+}
+
 fn listing() -> String {
     let lib = parsed(&root().join("host/src/lib.rs"));
     let mut text = String::from(
@@ -149,41 +203,23 @@ fn listing() -> String {
         _ => None,
     }));
     list(&exported, &mut text);
-    let exported: Vec<&str> = exported.iter().map(|(_, name)| name.as_str()).collect();
+    let mut types = exported;
     for item in &lib.items {
         if let Item::Mod(module) = item
             && let Some((_, items)) = module.content.as_ref().filter(|_| is_public(&module.vis))
         {
             writeln!(text, "\n## `pajamas::{}`\n", module.ident).unwrap();
             list(&used(items), &mut text);
+            types.extend(used(items).into_iter().map(|(path, name)| (path, format!("{}::{name}", module.ident))));
         }
     }
-    let mut files: Vec<_> =
-        std::fs::read_dir(root().join("host/src/api")).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.sort();
-    for item in files.iter().flat_map(|file| parsed(file).items) {
-        let Item::Impl(block) = item else { continue };
-        if block.trait_.is_some() || is_hidden(&block.attrs) {
-            continue;
-        }
-        let syn::Type::Path(path) = block.self_ty.as_ref() else { continue };
-        let name = path.path.segments.last().unwrap().ident.to_string();
-        if !exported.contains(&name.as_str()) {
-            continue;
-        }
-        let mut methods = Vec::new();
-        for item in &block.items {
-            match item {
-                ImplItem::Fn(function) if is_public(&function.vis) && !is_hidden(&function.attrs) => {
-                    methods.push(signature(function));
-                }
-                ImplItem::Macro(_) => methods.extend(call_methods()),
-                _ => (),
-            }
-        }
-        if !methods.is_empty() {
+    types.sort_by(|(_, one), (_, other)| one.cmp(other));
+    types.dedup();
+    for (path, name) in &types {
+        let lines = implementations(path);
+        if !lines.is_empty() {
             writeln!(text, "\n## `{name}`\n").unwrap();
-            methods.iter().for_each(|method| writeln!(text, "- `{method}`").unwrap());
+            lines.iter().for_each(|line| writeln!(text, "- `{line}`").unwrap());
         }
     }
     text

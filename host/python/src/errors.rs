@@ -1,13 +1,9 @@
 //! The library's errors as Python's exceptions: `pajamas._errors.of` knows which is which.
 
-use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 
 /// The exception for `error`.
 pub fn exception(py: Python<'_>, error: &pajamas::Error) -> PyErr {
-    if matches!(error, pajamas::Error::Interrupted) {
-        return PyKeyboardInterrupt::new_err(());
-    }
     let made = py
         .import("pajamas._errors")
         .and_then(|errors| errors.getattr("of")?.call1((error.kind(), error.to_string(), error.hint())));

@@ -15,7 +15,7 @@ pub struct Installation(Pajamas);
 #[pymethods]
 impl Installation {
     #[new]
-    #[pyo3(signature = (*, home=None, plugin_dirs=Vec::new(), prefix=None, offline=false, threads=None))]
+    #[pyo3(signature = (*, home=None, plugin_dirs=Vec::new(), prefix=None, offline=false, threads=None, backend=None))]
     fn new(
         py: Python<'_>,
         home: Option<PathBuf>,
@@ -23,6 +23,7 @@ impl Installation {
         prefix: Option<PathBuf>,
         offline: bool,
         threads: Option<u32>,
+        backend: Option<String>,
     ) -> PyResult<Self> {
         let mut builder = Pajamas::builder().offline(offline);
         if let Some(home) = home {
@@ -34,12 +35,15 @@ impl Installation {
         if let Some(threads) = threads {
             builder = builder.threads(threads);
         }
+        if let Some(backend) = backend {
+            builder = builder.backend(backend);
+        }
         builder = plugin_dirs.into_iter().fold(builder, pajamas::Builder::plugin_dir);
         builder.build().map(Self).map_err(errors::of(py))
     }
 
     /// Gives JSON.
-    #[pyo3(signature = (model, *, method, format, options, output_dir, name, fit, max_kld, max_degradation, measure, text, tokens, dry_run, on_notice))]
+    #[pyo3(signature = (model, *, method, format, options, output_dir, name, fit, max_kld, max_degradation, measure, text, tokens, isolated, dry_run, on_notice))]
     #[expect(clippy::too_many_arguments, reason = "one for each of Python's, all named")]
     fn quantize(
         &self,
@@ -56,11 +60,12 @@ impl Installation {
         measure: Option<bool>,
         text: Option<PathBuf>,
         tokens: Option<usize>,
+        isolated: bool,
         dry_run: bool,
         on_notice: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<String> {
         let quantized = work::run(py, on_notice, |observer, cancel| {
-            let mut work = self.0.quantize(model).observer(observer).cancel(cancel);
+            let mut work = self.0.quantize(model).observer(observer).cancel(cancel).isolated(isolated);
             work = set(work, method, pajamas::Quantize::method);
             work = set(work, format, pajamas::Quantize::format);
             work = options.into_iter().fold(work, |work, (name, value)| work.set(name, value));
@@ -124,7 +129,7 @@ impl Installation {
     }
 
     /// Gives JSON.
-    #[pyo3(signature = (model, *, reference, backend, text, tokens, window, max_kld, max_degradation, on_notice))]
+    #[pyo3(signature = (model, *, reference, backend, text, tokens, window, max_kld, max_degradation, isolated, on_notice))]
     #[expect(clippy::too_many_arguments, reason = "one for each of Python's, all named")]
     fn validate(
         &self,
@@ -137,10 +142,11 @@ impl Installation {
         window: Option<u32>,
         max_kld: Option<f64>,
         max_degradation: Option<f64>,
+        isolated: bool,
         on_notice: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<String> {
         let report = work::run(py, on_notice, |observer, cancel| {
-            let mut work = self.0.validate(model).observer(observer).cancel(cancel);
+            let mut work = self.0.validate(model).observer(observer).cancel(cancel).isolated(isolated);
             work = set(work, reference, pajamas::Validate::reference);
             work = set(work, backend, pajamas::Validate::backend);
             work = set(work, text, pajamas::Validate::text);
@@ -167,18 +173,17 @@ impl Installation {
         method: Option<String>,
         on_notice: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<String> {
-        let report = work::run(py, on_notice, |observer, cancel| {
+        let (report, raised) = work::run_to_its_end(py, on_notice, |observer, cancel| {
             let work = self.0.benchmark(models).observer(observer).cancel(cancel).repetitions(repetitions);
             let work = work.prompt_tokens(&prompt_tokens).generate_tokens(&generate_tokens).depths(&depths);
             let work = backends.into_iter().fold(work, pajamas::Benchmark::backend);
-            let report = set(work, method, pajamas::Benchmark::method).run()?;
-            if report.interrupted { Err(pajamas::Error::Interrupted) } else { Ok(report) }
+            set(work, method, pajamas::Benchmark::method).run()
         })?;
-        json(&report)
+        whole_or_partial(py, report, raised)
     }
 
     /// Gives JSON.
-    #[pyo3(signature = (model, *, methods, formats, keep, text, tokens, repetitions, on_notice))]
+    #[pyo3(signature = (model, *, methods, formats, keep, text, tokens, speed, repetitions, isolated, on_notice))]
     #[expect(clippy::too_many_arguments, reason = "one for each of Python's, all named")]
     fn sweep(
         &self,
@@ -189,18 +194,19 @@ impl Installation {
         keep: bool,
         text: Option<PathBuf>,
         tokens: Option<usize>,
+        speed: (u32, u32),
         repetitions: Option<u32>,
+        isolated: bool,
         on_notice: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<String> {
-        let sweep = work::run(py, on_notice, |observer, cancel| {
-            let work = self.0.sweep(model).observer(observer).cancel(cancel);
-            let work = work.methods(methods).formats(formats).keep(keep);
+        let (sweep, raised) = work::run_to_its_end(py, on_notice, |observer, cancel| {
+            let work = self.0.sweep(model).observer(observer).cancel(cancel).isolated(isolated);
+            let work = work.methods(methods).formats(formats).keep(keep).speed(speed.0, speed.1);
             let work = set(work, text, pajamas::SweepMethods::text);
             let work = set(work, tokens, pajamas::SweepMethods::tokens);
-            let sweep = set(work, repetitions, pajamas::SweepMethods::repetitions).run()?;
-            if sweep.interrupted { Err(pajamas::Error::Interrupted) } else { Ok(sweep) }
+            set(work, repetitions, pajamas::SweepMethods::repetitions).run()
         })?;
-        json(&sweep)
+        whole_or_partial(py, sweep, raised)
     }
 
     #[pyo3(signature = (reference, *, file, on_notice))]
@@ -235,6 +241,25 @@ impl Installation {
 
     fn path_of(&self, py: Python<'_>, model: &str) -> PyResult<PathBuf> {
         py.detach(|| self.0.path_of(model)).map_err(errors::of(py))
+    }
+}
+
+/// A report as JSON; where an exception ended the work, that, with what was measured by then as its attribute `_partial`.
+fn whole_or_partial(
+    py: Python<'_>,
+    report: pajamas::Result<impl serde::Serialize>,
+    raised: Option<PyErr>,
+) -> PyResult<String> {
+    match (report, raised) {
+        (Ok(report), None) => json(&report),
+        (Err(error), None) => Err(errors::exception(py, &error)),
+        (report, Some(raised)) => {
+            if let Ok(report) = report {
+                // What cannot have attributes is raised all the same.
+                let _ = raised.value(py).setattr("_partial", json(&report)?);
+            }
+            Err(raised)
+        }
     }
 }
 

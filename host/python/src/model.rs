@@ -5,11 +5,32 @@ use crate::work::{self, POLL, json};
 use pajamas::{Generate, Message};
 use pyo3::prelude::*;
 use pyo3::types::PyByteArray;
+use std::ops::Deref;
 use std::sync::{Mutex, PoisonError};
 
 /// A loaded model; none once it is closed.
 #[pyclass(frozen, module = "pajamas._native")]
-pub struct Model(Mutex<Option<pajamas::Model>>);
+pub struct Model(Mutex<Option<Held>>);
+
+/// A model that is let go of without the interpreter's lock: the last one of it unloads it, which takes a while.
+#[derive(Clone)]
+struct Held(Option<pajamas::Model>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let model = self.0.take();
+        // Where the interpreter ends, nobody waits for the lock: it is dropped with the closure.
+        let _ = Python::try_attach(|py| py.detach(|| drop(model)));
+    }
+}
+
+impl Deref for Held {
+    type Target = pajamas::Model;
+
+    fn deref(&self) -> &pajamas::Model {
+        self.0.as_ref().expect("it is there until it is dropped")
+    }
+}
 
 /// How to generate, as Python's `GenerateOptions` has it.
 #[derive(FromPyObject)]
@@ -76,10 +97,10 @@ impl Prompt {
 
 impl Model {
     pub fn new(model: pajamas::Model) -> Self {
-        Self(Mutex::new(Some(model)))
+        Self(Mutex::new(Some(Held(Some(model)))))
     }
 
-    fn open(&self, py: Python<'_>) -> PyResult<pajamas::Model> {
+    fn open(&self, py: Python<'_>) -> PyResult<Held> {
         let model = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let closed = || pajamas::Error::Usage { message: "the model is closed".into(), hint: "load it again".into() };
         model.ok_or_else(|| errors::exception(py, &closed()))
@@ -89,9 +110,9 @@ impl Model {
 #[pymethods]
 impl Model {
     /// Unloads it, once nothing is generated any more.
-    fn close(&self, py: Python<'_>) {
+    fn close(&self) {
         let model = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        py.detach(|| drop(model));
+        drop(model);
     }
 
     #[getter]
@@ -132,7 +153,8 @@ impl Model {
     }
 
     fn stream(&self, py: Python<'_>, prompt: Prompt, options: Options) -> PyResult<Stream> {
-        let stream = options.apply(prompt.begin(&self.open(py)?)).stream();
+        let model = self.open(py)?;
+        let stream = options.apply(prompt.begin(&model)).stream();
         Ok(Stream { stop: Box::new(stream.stopper()), stream: Mutex::new(Some(stream)) })
     }
 
@@ -148,9 +170,15 @@ impl Model {
     }
 
     /// Gives the values, row by row, as bytes of little-endian floats, and how many there are in a row.
-    fn logits<'py>(&self, py: Python<'py>, tokens: Vec<u32>) -> PyResult<(Bound<'py, PyByteArray>, usize)> {
+    #[pyo3(signature = (tokens, *, on_notice))]
+    fn logits<'py>(
+        &self,
+        py: Python<'py>,
+        tokens: Vec<u32>,
+        on_notice: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<(Bound<'py, PyByteArray>, usize)> {
         let model = self.open(py)?;
-        let logits = work::run(py, None, |_, cancel| model.logits_until(&tokens, &cancel))?;
+        let logits = work::run(py, on_notice, |_, cancel| model.logits_until(&tokens, &cancel))?;
         let bytes = PyByteArray::new_with(py, logits.values.len() * 4, |bytes| {
             for (bytes, value) in bytes.chunks_exact_mut(4).zip(&logits.values) {
                 bytes.copy_from_slice(&value.to_le_bytes());
@@ -197,7 +225,11 @@ impl Stream {
                 Some(Err(error)) => return Err(errors::exception(py, &error)),
                 None => return Ok(None),
             }
-            py.check_signals()?;
+            if let Err(raised) = py.check_signals() {
+                // Whoever keeps the stream does not keep others from the model.
+                self.stop();
+                return Err(raised);
+            }
         }
     }
 
@@ -213,8 +245,11 @@ impl Stream {
     }
 
     /// The whole answer, once it has ended, as JSON.
-    fn result(&self) -> PyResult<Option<String>> {
-        let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
-        stream.as_ref().and_then(|stream| stream.result()).map(json).transpose()
+    fn result(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        let result = py.detach(|| {
+            let stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+            stream.as_ref().and_then(|stream| stream.result()).cloned()
+        });
+        result.as_ref().map(json).transpose()
     }
 }

@@ -3,9 +3,11 @@
 
 use crate::errors;
 use pajamas::{Artifact, CancelToken, Observer, ProgressUpdate};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +19,8 @@ enum Said<T> {
     Note(String),
     Progress(ProgressUpdate),
     Made(String),
-    Done(pajamas::Result<T>),
+    /// How it ended; none if it panicked.
+    Done(Option<pajamas::Result<T>>),
 }
 
 /// An observer that sends all to the caller's thread.
@@ -48,6 +51,32 @@ impl<T: Send> Observer for Teller<T> {
     }
 }
 
+/// The next thing that was said. Of progress, only the latest: a callback may be slower than the work.
+struct Heard<T> {
+    said: Receiver<Said<T>>,
+    next: Option<Said<T>>,
+}
+
+impl<T> Heard<T> {
+    fn next(&mut self) -> Result<Said<T>, RecvTimeoutError> {
+        let mut next = match self.next.take() {
+            Some(next) => next,
+            None => self.said.recv_timeout(POLL)?,
+        };
+        while let Said::Progress(_) = next {
+            match self.said.try_recv() {
+                Ok(later @ Said::Progress(_)) => next = later,
+                Ok(later) => {
+                    self.next = Some(later);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        Ok(next)
+    }
+}
+
 /// Does `job`. `on_notice(kind, text, stage, fraction)` is called on this thread for what is said of it; an exception of its own,
 /// or a signal's, stops the job and is raised once that has ended.
 pub fn run<T: Send>(
@@ -55,25 +84,37 @@ pub fn run<T: Send>(
     on_notice: Option<&Bound<'_, PyAny>>,
     job: impl FnOnce(&dyn Observer, CancelToken) -> pajamas::Result<T> + Send,
 ) -> PyResult<T> {
+    let (done, raised) = run_to_its_end(py, on_notice, job)?;
+    match raised {
+        Some(raised) => Err(raised),
+        None => done.map_err(errors::of(py)),
+    }
+}
+
+/// As [`run`], but gives what came of the job also where an exception stopped it.
+pub fn run_to_its_end<T: Send>(
+    py: Python<'_>,
+    on_notice: Option<&Bound<'_, PyAny>>,
+    job: impl FnOnce(&dyn Observer, CancelToken) -> pajamas::Result<T> + Send,
+) -> PyResult<(pajamas::Result<T>, Option<PyErr>)> {
     let stop = Arc::new(AtomicBool::new(false));
     let (sender, said) = mpsc::channel();
     let cancel = CancelToken::from_flag(Arc::clone(&stop));
-    let said = Mutex::new(said);
+    let heard = Mutex::new(Heard { said, next: None });
     std::thread::scope(|scope| {
-        scope.spawn(move || {
+        let begun = std::thread::Builder::new().spawn_scoped(scope, move || {
             let teller = Teller(Mutex::new(sender));
-            let done = job(&teller, cancel);
-            teller.tell(Said::Done(done));
+            let done = std::panic::catch_unwind(AssertUnwindSafe(|| job(&teller, cancel)));
+            teller.tell(Said::Done(done.ok()));
         });
+        begun.map_err(|error| PyRuntimeError::new_err(format!("no thread can be started: {error}")))?;
         let mut raised: Option<PyErr> = None;
         loop {
-            let next = py.detach(|| said.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(POLL));
+            let next = py.detach(|| heard.lock().unwrap_or_else(PoisonError::into_inner).next());
             let told = match next {
-                Ok(Said::Done(done)) => {
-                    return match raised {
-                        Some(error) => Err(error),
-                        None => done.map_err(errors::of(py)),
-                    };
+                Ok(Said::Done(Some(done))) => return Ok((done, raised)),
+                Ok(Said::Done(None)) | Err(RecvTimeoutError::Disconnected) => {
+                    return Err(PyRuntimeError::new_err("the work panicked; what it said is on stderr"));
                 }
                 Ok(notice) if raised.is_none() => on_notice.map_or(Ok(()), |callback| tell(callback, notice)),
                 // So that it can raise also where nothing is said.
@@ -81,10 +122,6 @@ pub fn run<T: Send>(
                     on_notice.map_or(Ok(()), |callback| callback.call1(("alive", "", "", 0.0)).map(drop))
                 }
                 Ok(_) | Err(RecvTimeoutError::Timeout) => Ok(()),
-                // The job panicked; leaving the scope says so.
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(pyo3::exceptions::PyRuntimeError::new_err("the work panicked"));
-                }
             };
             if let Err(error) = told.and_then(|()| py.check_signals())
                 && raised.is_none()
@@ -109,5 +146,5 @@ fn tell<T>(callback: &Bound<'_, PyAny>, said: Said<T>) -> PyResult<()> {
 
 /// `value` as JSON, for Python to read.
 pub fn json(value: &impl serde::Serialize) -> PyResult<String> {
-    serde_json::to_string(value).map_err(|error| pyo3::exceptions::PyRuntimeError::new_err(error.to_string()))
+    serde_json::to_string(value).map_err(|error| PyRuntimeError::new_err(error.to_string()))
 }

@@ -20,7 +20,7 @@ def test_tasks_share_a_model_and_the_loop_goes_on(made):
                 await asyncio.sleep(0.002)
                 ticks += 1
 
-        async with pajamas.aio.load(made, parallel=3) as model:
+        async with pajamas.aio.load(made, parallel=3, threads=1) as model:
             ticking = asyncio.create_task(tick())
             questions = [f"What is the capital of {country}?" for country in ("France", "Italy", "Spain")]
             answers = await asyncio.gather(*(model.chat(question, temperature=0) for question in questions))
@@ -39,7 +39,7 @@ def test_tasks_share_a_model_and_the_loop_goes_on(made):
 
 def test_far_more_tasks_than_threads_all_get_their_answers(made):
     async def main():
-        async with pajamas.aio.load(made) as model:
+        async with pajamas.aio.load(made, threads=1) as model:
             options = dict(temperature=0, max_tokens=220, ignore_eos=True)
 
             async def pieces(number):
@@ -47,6 +47,12 @@ def test_far_more_tasks_than_threads_all_get_their_answers(made):
 
             tasks = [model.generate(f"Story {number}", **options) for number in range(30)]
             tasks += [pieces(number) for number in range(30)]
+            # The loop's own threads are free meanwhile.
+            others = asyncio.gather(*(asyncio.to_thread(time.sleep, 0.01) for _ in range(20)))
+            waiting = [asyncio.ensure_future(task) for task in tasks]
+            await asyncio.wait_for(others, 5)
+            assert not all(task.done() for task in waiting)
+            tasks = waiting
             return await asyncio.wait_for(asyncio.gather(*tasks), 120)
 
     answers = asyncio.run(main())
@@ -57,7 +63,7 @@ def test_far_more_tasks_than_threads_all_get_their_answers(made):
 
 def test_cancelling_a_task_stops_its_answer(made):
     async def main():
-        async with await pajamas.aio.load(made) as model:
+        async with await pajamas.aio.load(made, threads=1) as model:
             task = asyncio.create_task(model.generate("Once", max_tokens=10**6, ignore_eos=True))
             await asyncio.sleep(0.3)
             task.cancel()
@@ -111,5 +117,25 @@ def test_every_function_has_its_twin(made, source):
         offline = pajamas.aio.Installation(offline=True)
         with pytest.raises(pajamas.ModelNotFoundError, match="org/name"):
             await offline.pull("org/name")
+
+    asyncio.run(main())
+
+
+def test_the_classes_have_what_their_twins_have():
+    for name in ("Model", "Stream", "Installation"):
+        names = {name for name in dir(getattr(pajamas, name)) if not name.startswith("_")}
+        assert names <= set(dir(getattr(pajamas.aio, name))), name
+
+
+def test_cancelling_logits_stops_them(made):
+    async def main():
+        async with pajamas.aio.load(made, threads=1) as model:
+            for _ in range(3):
+                task = asyncio.create_task(model.logits([1] * 2000))
+                await asyncio.sleep(0.05)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            assert (await model.logits([1, 2])).shape[0] == 2
 
     asyncio.run(main())

@@ -1,8 +1,11 @@
 """What goes wrong is an exception that says what to do, and what crashes is one too."""
 
+import contextlib
 import os
 import pickle
 import signal
+import threading
+import time
 import warnings
 
 import pytest
@@ -48,7 +51,7 @@ def test_they_are_pythons_own_kinds_too():
         ("leave `--context-length` out, or make it shorter", "leave `context_length` out, or make it shorter"),
         ("name what it was made from: `--reference MODEL`", "name what it was made from: `reference`"),
         ("`pajamas models remove --force m.gguf` removes it", "`pajamas models remove --force m.gguf` removes it"),
-        ("run again with `-v` to see it", "run again with RUST_LOG=info in the environment to see it"),
+        ("run again with `-v` to see it", "run again with RUST_LOG=debug in the environment to see it"),
         ("fewer layers (`--set n_gpu_layers=N`)", "fewer layers (`options={\'n_gpu_layers\': N}`)"),
     ],
 )
@@ -67,7 +70,7 @@ def test_a_model_whose_measuring_fails_is_there_all_the_same(source, tmp_path):
 def test_logs_come_when_they_are_asked_for(made, child):
     script = f"import pajamas; pajamas.load({str(made.path)!r}).close()"
     assert child(script).stderr == ""
-    assert "[info]" in child(script, env={**os.environ, "RUST_LOG": "info"}).stderr
+    assert "[debug] llama.cpp" in child(script, env={**os.environ, "RUST_LOG": "debug"}).stderr
 
 
 def test_warnings_point_at_the_caller(made):
@@ -98,9 +101,16 @@ def test_what_is_asked_wrongly_is_said_before_anything_runs(model):
         model.generate("word " * 5000)
     with pytest.raises(pajamas.PajamasError):
         model.detokenize([2**31])
-    for wrong in (dict(temperature="hot"), dict(max_tokens=-1), dict(seed=1.5)):
+    for wrong in (dict(temperature="hot"), dict(max_tokens="1"), dict(seed=1.5), dict(stop=["a", 5])):
         with pytest.raises(TypeError, match=f"`{next(iter(wrong))}` must be"):
             model.chat(QUESTION, **wrong)
+    for wrong in (dict(max_tokens=-1), dict(max_tokens=2**32), dict(seed=2**64)):
+        with pytest.raises(pajamas.UsageError, match=f"`{next(iter(wrong))}` must be from 0 to"):
+            model.chat(QUESTION, **wrong)
+    with pytest.raises(pajamas.UsageError, match="no messages"):
+        model.chat([])
+    with pytest.raises(pajamas.UsageError, match="there are none"):
+        model.logits([])
     for wrong in ("hello", [-1]):
         with pytest.raises(TypeError, match="expected token ids"):
             model.logits(wrong)
@@ -130,6 +140,46 @@ def test_a_crash_of_the_engine_is_an_exception(made):
     assert "Paris" in others.chat(QUESTION, temperature=0).text
     model.close()
     others.close()
+
+
+@pytest.mark.parametrize("measure", ["validate", "quantize"])
+def test_a_crash_of_an_engine_that_is_measured_is_an_exception(made, source, tmp_path, measure):
+    """Whatever crashes: none of it is in this process."""
+    before = set(worker_ids())
+
+    def kill():
+        # Whichever of the models is there, once it has begun.
+        while not (workers := set(worker_ids()) - before):
+            time.sleep(0.01)
+        for worker in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGABRT)
+
+    def progress(notice):
+        if notice.stage == "validating" and not killer.is_alive() and not killed:
+            killed.append(True)
+            killer.start()
+
+    killed, killer = [], threading.Thread(target=kill)
+    with pytest.raises(pajamas.WorkerError, match="abort") as caught:
+        if measure == "validate":
+            pajamas.validate(made, tokens=100_000, progress=progress)
+        else:
+            pajamas.quantize(source, "Q5_1", output_dir=tmp_path, validate=True, tokens=100_000, progress=progress)
+    killer.join()
+    assert measure == "validate" or caught.value.made.path.is_file(), "what was made before is there"
+
+
+def test_what_nothing_could_exceed_is_no_limit(made, source):
+    for wrong in (dict(max_kld=float("nan")), dict(max_degradation=-1.0), dict(window=1)):
+        with pytest.raises(pajamas.UsageError):
+            pajamas.validate(made, tokens=512, **wrong)
+    for wrong in (dict(max_kld=0.1), dict(fit="2MiB"), dict(max_degradation=0.1)):
+        with pytest.raises(pajamas.UsageError, match="limit was set"):
+            pajamas.quantize(source, validate=False, **wrong)
+    for wrong in (-1, float("inf"), float("nan"), "six", 0):
+        with pytest.raises(pajamas.UsageError, match="expected a size"):
+            pajamas.quantize(source, fit=wrong)
 
 
 def test_another_backend_than_the_one_named_is_a_warning(made, source):

@@ -13,6 +13,7 @@ import pajamas.aio
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "reference" / "python.md"
+ALIASES = ("__version__", "aio", "Conversation", "Message", "ModelReference", "Progress", "Report")
 PACKAGE = Path(pajamas.__file__).parent
 
 
@@ -44,8 +45,11 @@ def signature(node, leave_out_self):
     if len(line) <= 100:
         return line
     # One argument a line: at commas outside of brackets.
-    lines = "".join(f"    {argument},\n" for argument in re.split(r", (?![^\[]*\])", arguments))
-    return f"{node.name}(\n{lines}){returns}"
+    depth, lines = 0, ""
+    for letter in arguments + ",":
+        depth += {"[": 1, "]": -1}.get(letter, 0)
+        lines += ",\n" if letter == "," and depth == 0 else letter
+    return f"{node.name}(\n" + "".join(f"    {line.strip()}\n" for line in lines.splitlines()) + f"){returns}"
 
 
 def comment_above(lines, line):
@@ -86,8 +90,19 @@ def page():
     for name, node in functions.items():
         if not name.startswith("_"):
             parts += [f"### `{name}`", f"```text\n{signature(node, True)}\n```", prose(ast.get_docstring(node))]
+    parts.append("## Types of arguments and results")
+    for alias, file in (
+        ("ModelReference", "_installation"),
+        ("Message", "_model"),
+        ("Conversation", "_model"),
+        ("Progress", "_progress"),
+        ("Report", "_results"),
+    ):
+        lines = (PACKAGE / f"{file}.py").read_text().splitlines()
+        number = next(number for number, line in enumerate(lines, 1) if line.startswith(f"{alias} = "))
+        parts.append(f"- `{lines[number - 1].replace('os.PathLike', 'PathLike')}`: {comment_above(lines, number)}")
     parts.append("## Classes")
-    names = [name for name in pajamas.__all__ if name not in functions and name not in ("__version__", "aio", "Message")]
+    names = [name for name in pajamas.__all__ if name not in functions and name not in ALIASES]
     classes = [key for key in known if key[1] in names and key[0] not in ("aio", "_errors")]
     for key in sorted(classes, key=lambda key: key[1]):
         node, lines = known[key]
@@ -122,7 +137,7 @@ def test_the_reference_is_fresh():
 
 def test_everything_public_is_documented():
     for name in pajamas.__all__:
-        if name not in ("__version__", "Message"):
+        if name not in ALIASES:
             assert getattr(pajamas, name).__doc__, name
     assert set(pajamas.__all__) >= {"Installation", "Model", "Stream", "quantize", "load", "aio"}
 

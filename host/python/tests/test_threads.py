@@ -72,18 +72,23 @@ def test_a_process_that_is_forked_off_is_told_so_and_leaves_the_model_alone(chil
     script = f"""
 import os, pajamas
 model = pajamas.load({str(made.path)!r}, isolated={isolated})
+stream = model.stream("Hi", max_tokens=2)
 if os.fork() == 0:
     try:
         model.chat("Hi")
     except pajamas.PajamasError as error:
         print("told" if "load it again here" in str(error) else error, flush=True)
-    del model
+    try:
+        next(stream)
+    except pajamas.PajamasError as error:
+        print("stream told" if "load it again here" in str(error) else error, flush=True)
+    del stream, model
     os._exit(0)
 os.wait()
 print(model.chat("What is the capital of France?", temperature=0))
 """
     ended = child(script)
-    assert ended.stdout.splitlines() == ["told", "The capital of France is Paris."], ended
+    assert ended.stdout.splitlines() == ["told", "stream told", "The capital of France is Paris."], ended
 
 
 def test_another_thread_can_stop_a_stream(model):
@@ -125,6 +130,51 @@ print(model.chat("What is the capital of France?", temperature=0).text)
     assert ended.stdout.splitlines() == ["interrupted True", "The capital of France is Paris."], ended
 
 
+@pytest.mark.parametrize(
+    "work",
+    [
+        "pajamas.quantize(source, 'Q4_0', output_dir=out, tokens=100_000, name=str(turn))",
+        "pajamas.validate(name, tokens=100_000)",
+        "pajamas.load(name).close()",
+        "model.logits([1] * 2000)",
+        "pajamas.backends(rescan=True)",
+    ],
+)
+def test_control_c_ends_whatever_takes_long(child, made, source, tmp_path, work):
+    script = f"""
+import os, pajamas, signal, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)
+name, source, out = {str(made.path)!r}, {str(source)!r}, {str(tmp_path)!r}
+model = pajamas.load(name)
+threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+turn = 0
+try:
+    while True:
+        turn += 1
+        {work}
+except KeyboardInterrupt:
+    print(model.chat("What is the capital of France?", temperature=0).text)
+"""
+    ended = child(script)
+    assert ended.stdout.splitlines() == ["The capital of France is Paris."], ended
+
+
+def test_a_stream_that_was_interrupted_lets_go_of_the_model_though_it_is_kept(child, made):
+    script = f"""
+import os, pajamas, signal, threading, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+model = pajamas.load({str(made.path)!r})
+threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+stream = model.stream("Once", max_tokens=10**6, ignore_eos=True)
+try:
+    for piece in stream:
+        pass
+except KeyboardInterrupt:
+    print(model.chat("What is the capital of France?", temperature=0).text)
+"""
+    assert child(script).stdout == "The capital of France is Paris.\n"
+
+
 def test_progress_is_told_on_the_thread_that_called(source, tmp_path):
     notices = []
 
@@ -139,9 +189,26 @@ def test_progress_is_told_on_the_thread_that_called(source, tmp_path):
     assert made.passed is None and made.not_validated
 
 
+def test_what_was_measured_is_kept_where_a_sweep_is_stopped(source):
+    methods = []
+
+    def progress(notice):
+        if notice.kind == "note":
+            methods.append(notice.text)
+            if len(methods) == 2:
+                raise RuntimeError("enough")
+
+    with pytest.raises(RuntimeError, match="enough") as caught:
+        pajamas.sweep(source, ["Q4_0", "Q8_0"], tokens=512, prompt_tokens=8, generate_tokens=4, progress=progress)
+    partial = caught.value.partial
+    assert partial["interrupted"] and len(partial["rows"]) == 1
+
+
 def test_what_progress_raises_stops_the_work_and_leaves_nothing(source, tmp_path):
     def progress(notice):
-        raise RuntimeError("enough")
+        # In the middle: something has been written by then.
+        if notice.kind == "progress" and notice.fraction > 0:
+            raise RuntimeError("enough")
 
     with pytest.raises(RuntimeError, match="enough"):
         pajamas.quantize(source, "Q5_0", output_dir=tmp_path / "out", progress=progress)

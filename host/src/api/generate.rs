@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use pajamas_plugin_api::{
     CancelToken, Event, FinishReason, GenerateRequest, GenerateResult, GenerateStats, Prompt, Sampling,
 };
+use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -115,19 +116,21 @@ impl<'m> Generate<'m> {
     pub fn run_with(self, on_event: &mut dyn FnMut(&Event) -> ControlFlow<()>) -> Result<GenerateResult> {
         let request = self.request?;
         check(&request.sampling)?;
-        let (mut text, mut tokens) = (String::new(), Vec::new());
+        let (mut text, mut tokens, mut broken) = (String::new(), Vec::new(), false);
         let mut keep = |event: Event| {
             match &event {
                 Event::Text(piece) => text += piece,
                 Event::Token { id, .. } => tokens.push(*id),
                 _ => (),
             }
-            on_event(&event)
+            let flow = on_event(&event);
+            broken |= flow.is_break();
+            flow
         };
         let started = Instant::now();
         let stats = match self.model.engine()?.generate_stream(&request, &self.cancel, &mut keep) {
             // Before it began, or by an engine that does not look: what came until then is the answer all the same.
-            Err(Error::Interrupted) => cancelled(tokens.len(), started),
+            Err(Error::Interrupted) if broken || self.cancel.is_cancelled() => cancelled(tokens.len(), started),
             stats => stats?,
         };
         fail_if_broken_off(&stats)?;
@@ -143,14 +146,14 @@ impl<'m> Generate<'m> {
             let (model, stopped, cancel) = (self.model.clone(), Arc::clone(&stopped), self.cancel);
             let request = self.request;
             let cancel = CancelToken::new(move || stopped.load(Ordering::Relaxed) || cancel.is_cancelled());
-            std::thread::spawn(move || {
+            std::thread::Builder::new().spawn(move || {
                 Generate { model: &model, request, cancel }.run_with(&mut |event| match event {
                     Event::Text(piece) if sender.send(piece.clone()).is_err() => ControlFlow::Break(()),
                     _ => ControlFlow::Continue(()),
                 })
             })
         };
-        Stream { pieces, stopped, thread: Some(thread), end: None }
+        Stream { pieces, stopped, thread: Some(thread), end: None, process: std::process::id() }
     }
 }
 
@@ -159,9 +162,12 @@ impl<'m> Generate<'m> {
 pub struct Stream {
     pieces: Receiver<String>,
     stopped: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Result<GenerateResult>>>,
+    /// Until its end was taken; what generates, or why it could not be begun.
+    thread: Option<io::Result<JoinHandle<Result<GenerateResult>>>>,
     /// How it ended, and once the failure was handed over, none again.
     end: Option<GenerateResult>,
+    /// Where it generates: a process that is forked off would wait for ever.
+    process: u32,
 }
 
 impl Stream {
@@ -178,6 +184,9 @@ impl Stream {
 
     /// The next piece, or none within `wait`; the outer none is the end.
     pub fn next_within(&mut self, wait: Duration) -> Option<Result<Option<String>>> {
+        if self.process != std::process::id() {
+            return self.thread.take().map(|_| Err(super::model::forked_off()));
+        }
         match self.pieces.recv_timeout(wait) {
             Ok(piece) => Some(Ok(Some(piece))),
             Err(RecvTimeoutError::Timeout) => Some(Ok(None)),
@@ -187,14 +196,18 @@ impl Stream {
 
     /// Keeps how it ended; the error, once, if it failed.
     fn finish(&mut self) -> Option<Error> {
-        match self.thread.take()?.join() {
-            Ok(Ok(result)) => {
-                self.end = Some(result);
-                None
-            }
-            Ok(Err(error)) => Some(error),
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
+        let message = match self.thread.take()? {
+            Ok(thread) => match thread.join() {
+                Ok(Ok(result)) => {
+                    self.end = Some(result);
+                    return None;
+                }
+                Ok(Err(error)) => return Some(error),
+                Err(_) => "generating panicked".to_owned(),
+            },
+            Err(error) => format!("no thread can be started to generate: {error}"),
+        };
+        Some(Error::Refused { message, hint: String::new() })
     }
 
     /// The whole answer and how it went, once the iterator has ended; none before, and after a failure.
@@ -207,9 +220,12 @@ impl Iterator for Stream {
     type Item = Result<String>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match self.pieces.recv() {
-            Ok(piece) => Some(Ok(piece)),
-            Err(_) => self.finish().map(Err),
+        loop {
+            match self.next_within(Duration::MAX)? {
+                Ok(Some(piece)) => return Some(Ok(piece)),
+                Ok(None) => (),
+                Err(error) => return Some(Err(error)),
+            }
         }
     }
 }

@@ -36,7 +36,8 @@ impl<'a> Load<'a> {
         self
     }
 
-    /// Runs the model in a process of its own: a crash of its engine is an error, and not the end of this program.
+    /// Runs the model in a process of its own: a crash of its engine is an error, and not the end of this program. Without
+    /// this it runs in this process.
     pub fn isolated(mut self, isolated: bool) -> Self {
         self.options.isolate = isolated;
         self

@@ -15,9 +15,25 @@ use std::sync::Arc;
 pub struct Model(Arc<Opened>);
 
 struct Opened {
-    model: OpenModel,
+    /// None only while it is dropped.
+    model: Option<OpenModel>,
     /// Neither a worker nor an engine's threads follow into a process that is forked off.
     process: u32,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if self.process != std::process::id() {
+            // Unloading would wait for threads that are not in this process.
+            std::mem::forget(self.model.take());
+        }
+    }
+}
+
+/// In a process that was forked off after loading, where a call would wait for ever.
+pub(super) fn forked_off() -> Error {
+    let message = "this model was loaded before this process was forked off, and is not in it".into();
+    Error::Refused { message, hint: "load it again here".into() }
 }
 
 /// Logits: a row for each position, a value for each token of the vocabulary.
@@ -38,11 +54,11 @@ impl Logits {
 
 impl Model {
     pub(super) fn new(model: OpenModel) -> Self {
-        Self(Arc::new(Opened { model, process: std::process::id() }))
+        Self(Arc::new(Opened { model: Some(model), process: std::process::id() }))
     }
 
     pub(super) fn opened(&self) -> &OpenModel {
-        &self.0.model
+        self.0.model.as_ref().expect("it is there until it is dropped")
     }
 
     /// What computes.
@@ -50,31 +66,27 @@ impl Model {
     /// # Errors
     /// In a process that was forked off after loading, where a call would wait for ever.
     pub(super) fn engine(&self) -> Result<&Engine> {
-        if self.0.process == std::process::id() {
-            return Ok(&self.0.model.engine);
-        }
-        let message = "this model was loaded before this process was forked off, and is not in it".into();
-        Err(Error::Refused { message, hint: "load it again here".into() })
+        if self.0.process == std::process::id() { Ok(&self.opened().engine) } else { Err(forked_off()) }
     }
 
     /// What it is.
     pub fn info(&self) -> &ModelInfo {
-        self.0.model.engine.info()
+        self.opened().engine.info()
     }
 
     /// The name of the backend that it runs on.
     pub fn backend(&self) -> &str {
-        &self.0.model.backend
+        &self.opened().backend
     }
 
     /// The file or folder that was loaded.
     pub fn path(&self) -> &Path {
-        &self.0.model.path
+        &self.opened().path
     }
 
     /// How long loading took, in milliseconds.
     pub fn load_ms(&self) -> f64 {
-        self.0.model.load_ms
+        self.opened().load_ms
     }
 
     /// Answers a conversation, through the model's own chat template: a question, or messages. What looks like a control
@@ -128,6 +140,10 @@ impl Model {
         let mut logits = Logits { vocabulary_size: self.info().vocabulary_size as usize, values: Vec::new() };
         let mut unexpected = None;
         let mut on_row = |position: usize, row: &[f32]| {
+            if position == 0 {
+                // All at once, now that the engine has taken the tokens: growing would copy it again and again.
+                logits.values.reserve_exact(tokens.len() * logits.vocabulary_size);
+            }
             if row.len() != logits.vocabulary_size || position * row.len() != logits.values.len() {
                 unexpected = Some((position, row.len()));
                 return ControlFlow::Break(());
@@ -155,6 +171,10 @@ impl Model {
         on_row: &mut dyn FnMut(usize, &[f32]) -> ControlFlow<()>,
         cancel: &CancelToken,
     ) -> Result<()> {
+        if tokens.is_empty() {
+            let message = "logits are for tokens, and there are none".into();
+            return Err(Error::Usage { message, hint: "`tokenize` gives those of a text".into() });
+        }
         self.engine()?.logits(tokens, first_row, on_row, cancel)
     }
 

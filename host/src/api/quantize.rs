@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::models::source::{self, Source};
 use crate::pipeline::{self, Artifact, QuantizeOptions};
 use crate::runtime::obtain::Purpose;
+use crate::runtime::open::OpenOptions;
 use crate::search::{self, Goal, Trial};
 use crate::validate::text::Text;
 use crate::validate::verdict::Limits;
@@ -40,9 +41,11 @@ pub struct Quantize<'a> {
     max_bytes: Option<u64>,
     max_kld: Option<f64>,
     max_degradation: Option<f64>,
-    measure: Measure,
+    /// As asked for; without that it goes by the limits and the settings.
+    measure: Option<Measure>,
     text: Option<Text>,
     tokens: Option<usize>,
+    isolated: bool,
 }
 
 /// What was made, and how good it is.
@@ -73,10 +76,19 @@ pub struct Search {
 
 impl<'a> Quantize<'a> {
     pub(super) fn new(call: Call<'a>, model: String) -> Self {
-        let measure = if call.pajamas.config().validate { Measure::IfPossible } else { Measure::Never };
-        let (max_bytes, max_kld, max_degradation, text, tokens) = (None, None, None, None, None);
         let options = QuantizeOptions::default();
-        Self { call, model, options, max_bytes, max_kld, max_degradation, measure, text, tokens }
+        Self {
+            call,
+            model,
+            options,
+            max_bytes: None,
+            max_kld: None,
+            max_degradation: None,
+            measure: None,
+            text: None,
+            tokens: None,
+            isolated: false,
+        }
     }
 
     call_methods!('a);
@@ -121,7 +133,6 @@ impl<'a> Quantize<'a> {
     /// found by measuring.
     pub fn max_kld(mut self, nats: f64) -> Self {
         self.max_kld = Some(nats);
-        self.measure = Measure::Always;
         self
     }
 
@@ -129,13 +140,19 @@ impl<'a> Quantize<'a> {
     /// double it.
     pub fn max_degradation(mut self, part: f64) -> Self {
         self.max_degradation = Some(part);
-        self.measure = Measure::Always;
         self
     }
 
-    /// Whether it is measured against its source.
+    /// Whether it is measured against its source. Without this it is where that can be done, and must be where a limit is set.
     pub fn measure(mut self, measure: Measure) -> Self {
-        self.measure = measure;
+        self.measure = Some(measure);
+        self
+    }
+
+    /// Runs the models that are measured in processes of their own: a crash of an engine is an error, and not the end of this
+    /// program. Without this they run in this process. Quantizing always has a process of its own.
+    pub fn isolated(mut self, isolated: bool) -> Self {
+        self.isolated = isolated;
         self
     }
 
@@ -177,6 +194,13 @@ impl<'a> Quantize<'a> {
                 hint: "leave one of them out: what fits is found by trying methods".into(),
             });
         }
+        if self.measure == Some(Measure::Never) && (self.is_limited() || self.max_bytes.is_some()) {
+            return Err(Error::Usage {
+                message: "a limit was set, and nothing is to be measured".into(),
+                hint: "leave one of them out".into(),
+            });
+        }
+        self.limits().check()?;
         let (config, candidates) = self.call.begin();
         let host = Host { candidates: &candidates, config: &config, observer: self.call.observer };
         let goal = self.goal();
@@ -215,7 +239,22 @@ impl<'a> Quantize<'a> {
             limits: self.limits(),
             text: self.text.clone(),
             tokens: self.tokens_to_read(),
+            isolated: self.isolated,
         })
+    }
+
+    fn is_limited(&self) -> bool {
+        self.max_kld.is_some() || self.max_degradation.is_some()
+    }
+
+    /// Whether it is measured, in the end.
+    fn measure_or_default(&self) -> Measure {
+        match self.measure {
+            Some(measure) => measure,
+            None if self.is_limited() => Measure::Always,
+            None if self.call.pajamas.config().validate => Measure::IfPossible,
+            None => Measure::Never,
+        }
     }
 
     fn limits(&self) -> Limits {
@@ -232,10 +271,11 @@ impl<'a> Quantize<'a> {
 
     /// Measures `artifact` against `source`; the inner error is the reason why that is not done, where nobody insists on it.
     fn measured(&self, source: &Source, artifact: &Artifact, host: &Host<'_>) -> Result<Result<Report, String>> {
-        if self.measure == Measure::Never {
+        let measure = self.measure_or_default();
+        if measure == Measure::Never {
             return Ok(Err("it was not asked for".to_owned()));
         }
-        let open = open_options(host.config);
+        let open = OpenOptions { isolate: self.isolated, ..open_options(host.config) };
         let measured_on = self.text.clone().unwrap_or_else(|| Text::of_model(Some(&source.path)));
         if let (Text::File(text), Some(calibrated)) = (&measured_on, self.options.options.get("calibration"))
             && text.canonicalize().ok() == Path::new(calibrated).canonicalize().ok()
@@ -262,7 +302,7 @@ impl<'a> Quantize<'a> {
         match validate::validate(&made, Some((&self.model, source)), &options, &host, &self.call.cancel) {
             Ok(report) => Ok(Ok(report)),
             Err(Error::Interrupted) => Err(Error::Interrupted),
-            Err(error) if self.measure == Measure::Always => Err(error),
+            Err(error) if measure == Measure::Always => Err(error),
             Err(error) => Ok(Err(error.to_string())),
         }
     }

@@ -28,6 +28,7 @@ impl<'a> SweepMethods<'a> {
             tokens: 4096,
             speed: (512, 128),
             repetitions: 3,
+            isolated: false,
         };
         Self { call, model, options }
     }
@@ -73,6 +74,13 @@ impl<'a> SweepMethods<'a> {
     /// How often each is timed; 3 times without this.
     pub fn repetitions(mut self, repetitions: u32) -> Self {
         self.options.repetitions = repetitions.max(1);
+        self
+    }
+
+    /// Runs the models that are measured in processes of their own: a crash of an engine is an error, and not the end of this
+    /// program. Without this they run in this process.
+    pub fn isolated(mut self, isolated: bool) -> Self {
+        self.options.isolated = isolated;
         self
     }
 

@@ -88,6 +88,13 @@ impl<'a> Validate<'a> {
         self
     }
 
+    /// Runs the models that are measured in processes of their own: a crash of an engine is an error, and not the end of this
+    /// program. Without this they run in this process.
+    pub fn isolated(mut self, isolated: bool) -> Self {
+        (self.options.open.isolate, self.options.reference_open.isolate) = (isolated, isolated);
+        self
+    }
+
     /// Measures. A model that is not good enough is no error: the report's verdict says so.
     ///
     /// # Errors

@@ -108,6 +108,9 @@ pub fn quantize(
         // Whatever happens between the two next steps, no record describes a file that it was not made for.
         store::forget(config, &target);
     }
+    if target.exists() {
+        report.notes.push("it replaces the one of that name".into());
+    }
     publish::publish(&job.output, &target, &job.provenance)?;
     let placed = match plan.recipe.artifact {
         ArtifactKind::Folder => Ok(Vec::new()),

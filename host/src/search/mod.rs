@@ -35,6 +35,8 @@ pub struct Goal {
     pub text: Option<Text>,
     /// Tokens of it, at the most.
     pub tokens: usize,
+    /// Whether models are measured in processes of their own.
+    pub isolated: bool,
 }
 
 /// Room for the evidence, which no dry run knows of, and its bytes at the most.
@@ -291,7 +293,7 @@ impl Search<'_> {
         }
         let made =
             Source { path: artifact.path.clone(), format: artifact.format.clone(), hub: None, ..self.source.clone() };
-        let open = OpenOptions { fallback: true, ..OpenOptions::default() };
+        let open = OpenOptions { fallback: true, isolate: self.goal.isolated, ..OpenOptions::default() };
         let options = ValidateOptions {
             open: open.clone(),
             reference_open: open,

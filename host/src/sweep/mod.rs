@@ -43,6 +43,8 @@ pub struct SweepOptions {
     pub speed: (u32, u32),
     /// How often each is timed.
     pub repetitions: u32,
+    /// Whether models are measured in processes of their own; they always are when they are timed.
+    pub isolated: bool,
 }
 
 /// What came of one method.
@@ -236,7 +238,7 @@ fn one(
     (sweep.source_bytes, sweep.source_precision) =
         (artifact.report.source_bytes, artifact.report.source_precision.clone());
     let made = Source { path: artifact.path.clone(), format: artifact.format.clone(), hub: None, ..source.clone() };
-    let open = OpenOptions { fallback: true, ..OpenOptions::default() };
+    let open = OpenOptions { fallback: true, isolate: options.isolated, ..OpenOptions::default() };
     let measure = ValidateOptions {
         open: open.clone(),
         reference_open: open,

@@ -37,6 +37,9 @@ use verdict::{Limits, Verdict};
 /// Tokens in a window by default.
 pub const WINDOW: u32 = 512;
 
+/// The fewest that leave anything to measure, whether or not the model begins texts with a token of its own.
+pub const WINDOW_MIN: u32 = 2;
+
 /// What to measure.
 #[derive(Debug, Clone)]
 pub struct ValidateOptions {
@@ -127,6 +130,7 @@ pub fn validate(
     if let Some(text) = &options.text {
         text.check()?;
     }
+    options.limits.check()?;
     let window = options.window.unwrap_or(WINDOW);
     let context = Some(window);
     let open_options = OpenOptions { context_length: context, ..options.open.clone() };
@@ -200,6 +204,11 @@ pub struct Host<'a> {
 fn checked_window(asked: Option<u32>, candidate: &OpenModel) -> Result<u32> {
     let trained = candidate.engine.info().context_length_trained;
     match asked {
+        // The first token of a window is only read.
+        Some(window) if window < WINDOW_MIN => Err(Error::Usage {
+            message: format!("a window of {window} tokens has none to measure"),
+            hint: format!("it has {WINDOW} tokens where none is named, and at least {WINDOW_MIN}"),
+        }),
         Some(window) if trained > 0 && window > trained => Err(Error::Usage {
             message: format!("a window of {window} tokens is longer than the {trained} the model was trained with"),
             hint: format!("--window {trained}"),

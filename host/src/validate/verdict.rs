@@ -1,6 +1,7 @@
 //! Measurements → good enough or not, and why not.
 
 use super::statistics::Comparison;
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// What a candidate must not exceed.
@@ -15,6 +16,23 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self { max_degradation: 0.05, max_kld: None }
+    }
+}
+
+impl Limits {
+    /// Refuses what nothing could exceed.
+    ///
+    /// # Errors
+    /// `Usage`.
+    pub fn check(&self) -> Result<()> {
+        let named = [("growth of perplexity", Some(self.max_degradation)), ("mean KL divergence", self.max_kld)];
+        for (what, limit) in named {
+            if let Some(limit) = limit.filter(|limit| !(limit.is_finite() && *limit >= 0.0)) {
+                let message = format!("{limit} is no limit to the {what}");
+                return Err(Error::Usage { message, hint: "a limit is a number from 0 up".into() });
+            }
+        }
+        Ok(())
     }
 }
 

@@ -327,10 +327,13 @@ fn describe(status: ExitStatus) -> String {
 /// Reads `from` to its end and keeps the last bytes in `tail`.
 fn keep_tail(mut from: impl Read, tail: &Mutex<Vec<u8>>) {
     let mut buffer = [0; 4096];
-    while let Ok(count) = from.read(&mut buffer) {
-        if count == 0 {
-            break;
-        }
+    loop {
+        let count = match from.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(_) => break,
+        };
         let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
         tail.extend_from_slice(&buffer[..count]);
         let excess = tail.len().saturating_sub(STDERR_BYTES_MAX);

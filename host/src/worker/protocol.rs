@@ -230,9 +230,14 @@ pub fn write<T: Serialize>(to: &mut impl Write, message: &T) -> io::Result<()> {
 /// When the stream ends inside a message, or it is too long or cannot be read.
 pub fn read<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Option<T>> {
     let mut length = [0; 4];
-    match from.read(&mut length)? {
-        0 => return Ok(None),
-        read => from.read_exact(&mut length[read..])?,
+    loop {
+        match from.read(&mut length) {
+            Ok(0) => return Ok(None),
+            Ok(read) => break from.read_exact(&mut length[read..])?,
+            // A signal that another part of the program handles.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
+            Err(error) => return Err(error),
+        }
     }
     let length = u32::from_le_bytes(length) as usize;
     if length > FRAME_BYTES_MAX {

@@ -26,13 +26,18 @@ pub(super) fn serve(plugin: &PluginFile, request: &LoadRequest, services: HostSe
     std::thread::scope(|scope| {
         while let Ok((id, call, state)) = calls.recv() {
             let (model, running) = (&model, &running);
-            scope.spawn(move || {
+            let begun = std::thread::Builder::new().spawn_scoped(scope, move || {
                 // Whatever happens, somebody waits for an end.
                 let ended = std::panic::catch_unwind(AssertUnwindSafe(|| answer(model, id, call, &state, out)));
                 let ended = ended.unwrap_or_else(|_| Err(Error::other("the worker panicked")));
                 running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
                 out.send(&Reply::Answer { id, answer: ended.unwrap_or_else(Answer::Failed) });
             });
+            if let Err(error) = begun {
+                running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+                let error = Error::other(format!("no thread can be started for the call: {error}"));
+                out.send(&Reply::Answer { id, answer: Answer::Failed(error) });
+            }
         }
     });
     Ok(())

@@ -31,6 +31,7 @@ from ._errors import (
 )
 from ._installation import (
     Installation,
+    ModelReference,
     backends,
     benchmark,
     forecast,
@@ -43,9 +44,10 @@ from ._installation import (
     sweep,
     validate,
 )
-from ._model import GenerateOptions, Message, Model, Stream
+from ._model import Conversation, GenerateOptions, Message, Model, Stream
 from ._native import __version__
-from ._results import Answer, Backend, MemoryUsage, ModelRecord, Notice, Quantized
+from ._progress import Progress
+from ._results import Answer, Backend, MemoryUsage, ModelRecord, Notice, Quantized, Report
 
 if TYPE_CHECKING:
     from . import aio
@@ -55,6 +57,7 @@ __all__ = [
     "Backend",
     "BackendError",
     "ContextOverflowError",
+    "Conversation",
     "GenerateOptions",
     "Installation",
     "InvalidModelError",
@@ -63,11 +66,14 @@ __all__ = [
     "Model",
     "ModelNotFoundError",
     "ModelRecord",
+    "ModelReference",
     "Notice",
     "OutOfMemoryError",
     "PajamasError",
+    "Progress",
     "QualityTooLowError",
     "Quantized",
+    "Report",
     "StorageError",
     "Stream",
     "UnsupportedError",

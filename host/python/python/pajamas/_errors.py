@@ -28,7 +28,7 @@ class PajamasError(Exception):
         return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        return (_rebuilt, (type(self), self.message, self.kind, self.hint))
+        return (_rebuilt, (type(self), self.message, self.kind, self.hint, self.made))
 
 
 class ModelNotFoundError(PajamasError, FileNotFoundError):
@@ -77,7 +77,7 @@ _FLAG = re.compile(r"(?<![\w-])--([a-z]+(?:-[a-z]+)*)(?: ([A-Za-z_]+)=([\w.]+)| 
 
 def _in_python(hint: str) -> str:
     """A hint for the command line as one for Python; commands stay what they are."""
-    hint = hint.replace("run again with `-v`", "run again with RUST_LOG=info in the environment")
+    hint = hint.replace("run again with `-v`", "run again with RUST_LOG=debug in the environment")
     parts = hint.split("`")
     for index in range(1, len(parts), 2):
         if not parts[index].startswith("pajamas "):
@@ -91,7 +91,7 @@ def _keyword(flag: re.Match[str]) -> str:
         return f"options={{{option!r}: {value}}}" if option else "options"
     if name == "isolate":
         return "isolated=True"
-    name = name.replace("-", "_")
+    name = name.replace("-", "_").replace("reference_backend", "backend")
     return f"{name}={argument}" if argument and argument.isdigit() else name
 
 
@@ -119,5 +119,9 @@ def of(kind: str, message: str, hint: Optional[str]) -> PajamasError:
     return _BY_KIND.get(kind, PajamasError)(message, kind=kind, hint=hint and _in_python(hint))
 
 
-def _rebuilt(cls: Type[PajamasError], message: str, kind: str, hint: Optional[str]) -> PajamasError:
-    return cls(message, kind=kind, hint=hint)
+def _rebuilt(
+    cls: Type[PajamasError], message: str, kind: str, hint: Optional[str], made: Optional[Quantized]
+) -> PajamasError:
+    error = cls(message, kind=kind, hint=hint)
+    error.made = made
+    return error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import json
@@ -9,7 +10,7 @@ import os
 import re
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, TypeVar, Union
 
 from . import _native
 from ._errors import PajamasError, UsageError
@@ -38,13 +39,29 @@ _UNITS.update({"k": 2**10, "kib": 2**10, "m": 2**20, "mib": 2**20, "g": 2**30, "
 
 def _size(size: Union[int, float, str]) -> int:
     """``6GiB`` in bytes."""
-    if isinstance(size, (int, float)):
-        return int(size)
-    parts = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]*)\s*", size.lower())
     try:
-        return int(float(parts[1]) * _UNITS[parts[2]])  # type: ignore[index]
-    except (TypeError, KeyError, ValueError):
-        raise UsageError(f"expected a size as in `6GiB` or `500MB`, got {size!r}", kind="usage") from None
+        if isinstance(size, (int, float)):
+            value = int(size)
+        else:
+            parts = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]*)\s*", size.lower())
+            value = int(float(parts[1]) * _UNITS[parts[2]])  # type: ignore[index]
+        if 0 < value < 2**64:
+            return value
+    except (TypeError, KeyError, ValueError, OverflowError):
+        pass
+    raise UsageError(f"expected a size as in `6GiB` or `500MB`, got {size!r}", kind="usage")
+
+
+@contextlib.contextmanager
+def _partial() -> Iterator[None]:
+    """What was measured before the work was stopped is ``partial`` of the exception that stopped it."""
+    try:
+        yield
+    except BaseException as error:
+        partial = error.__dict__.pop("_partial", None)
+        if partial is not None:
+            error.__dict__["partial"] = _report(partial)
+        raise
 
 
 def _texts(options: Optional[Mapping[str, Any]]) -> Dict[str, str]:
@@ -74,6 +91,7 @@ class Installation:
     :param plugin_dirs: further folders, in which plugins are looked for first.
     :param offline: never ask the hub.
     :param threads: threads to compute with.
+    :param backend: the backend to prefer.
     """
 
     def __init__(
@@ -83,6 +101,7 @@ class Installation:
         plugin_dirs: Sequence[StrPath] = (),
         offline: bool = False,
         threads: Optional[int] = None,
+        backend: Optional[str] = None,
     ) -> None:
         self._native = _native.Installation(
             home=None if home is None else os.fspath(home),
@@ -90,6 +109,7 @@ class Installation:
             prefix=str(BUNDLE) if BUNDLE.is_dir() else None,
             offline=offline,
             threads=threads,
+            backend=backend,
         )
 
     def quantize(
@@ -107,6 +127,7 @@ class Installation:
         validate: Optional[bool] = None,
         text: Optional[StrPath] = None,
         tokens: Optional[int] = None,
+        isolated: bool = True,
         progress: Progress = False,
     ) -> Quantized:
         """Makes a quantized model of a Hugging Face folder or id, or a GGUF file, and measures it against its source.
@@ -122,7 +143,8 @@ class Installation:
         :param max_degradation: how much perplexity may grow; 0.05 is five percent.
         :param validate: ``False`` does not measure, ``True`` raises where that cannot be done.
         :param text: a file to measure on.
-        :param tokens: tokens of it to read at the most.
+        :param tokens: tokens of it to read at the most: 2048 without it, in a search 8192.
+        :param isolated: run what is measured in processes of its own, so that a crash of an engine is an exception.
         :raises QualityTooLowError: when nothing that can be made fits or is good enough. A model that was made by a named
             ``method`` and is not good enough is no exception: see :attr:`Quantized.passed`.
         :raises PajamasError: when making fails, and then nothing is left; or measuring, and then ``made`` of the exception is the
@@ -142,6 +164,7 @@ class Installation:
                 measure=validate,
                 text=None if text is None else os.fspath(text),
                 tokens=tokens,
+                isolated=isolated,
                 on_notice=notice,
             )
 
@@ -152,13 +175,17 @@ class Installation:
         *,
         format: Optional[str] = None,
         options: Optional[Mapping[str, Any]] = None,
+        progress: Progress = False,
     ) -> Quantized:
         """What :meth:`quantize` would make, tensor by tensor in ``report``; nothing is written."""
-        return self._quantize(model, method=method, format=format, options=options, dry_run=True)
+        with shown(progress) as notice:
+            return self._quantize(
+                model, method=method, format=format, options=options, dry_run=True, on_notice=notice
+            )
 
     def _quantize(self, model: ModelReference, *, options: Optional[Mapping[str, Any]], **given: Any) -> Quantized:
         names = ("output_dir", "name", "fit", "max_kld", "max_degradation", "measure", "text", "tokens", "on_notice")
-        arguments = {**dict.fromkeys(names), "dry_run": False, **given}
+        arguments = {**dict.fromkeys(names), "isolated": True, "dry_run": False, **given}
         try:
             made = self._native.quantize(os.fspath(model), options=_texts(options), **arguments)
         except PajamasError as error:
@@ -188,6 +215,7 @@ class Installation:
         :param method: the quantization method, where the model must be made first.
         :param context_length: tokens of context; the model's without it, 4096 at the most.
         :param parallel: how many requests may run at once, 1 without it. Each takes memory for its context.
+        :param threads: threads to compute with.
         :param options: options of the backend: ``{"n_gpu_layers": 20}``; ``pajamas plugins info BACKEND`` lists them.
         :param isolated: run it in a process of its own, so that a crash of its engine is a :class:`WorkerError`. ``False``
             loads it into this process, where such a crash would be the end of both.
@@ -218,10 +246,21 @@ class Installation:
         window: Optional[int] = None,
         max_kld: Optional[float] = None,
         max_degradation: Optional[float] = None,
+        isolated: bool = True,
         progress: Progress = False,
     ) -> Report:
         """Measures how much worse a model is than what it was made from, or than ``reference``. A model that is not good
-        enough is no exception: see ``["verdict"]["passed"]``."""
+        enough is no exception: see ``["verdict"]["passed"]``.
+
+        :param reference: what to compare with, instead of what it was made from.
+        :param backend: the backend to run both on, where it can.
+        :param text: a file to measure on, instead of ``validation.txt`` in the source's folder or the bundled text.
+        :param tokens: tokens of it to read at the most: 8192 without it.
+        :param window: tokens that are read at a time, each window on its own: 512 without it.
+        :param max_kld: the mean KL divergence to allow, in nats.
+        :param max_degradation: how much perplexity may grow; 0.05, five percent, without it.
+        :param isolated: run both in processes of their own, so that a crash of an engine is an exception.
+        """
         with shown(progress) as notice:
             report = self._native.validate(
                 os.fspath(model),
@@ -232,6 +271,7 @@ class Installation:
                 window=window,
                 max_kld=max_kld,
                 max_degradation=max_degradation,
+                isolated=isolated,
                 on_notice=notice,
             )
         return _report(report)
@@ -251,9 +291,16 @@ class Installation:
         """Measures speed, time to first token, load time and memory, each model on each backend in a process of its own.
 
         :param backends: their names, or ``"all"``; the best without it.
+        :param prompt_tokens: one length of prompt to process, or several; 0 for none.
+        :param generate_tokens: how many tokens to generate, one number or several; 0 for none.
+        :param depths: how many tokens the KV cache holds before each test, one number or several.
+        :param repetitions: how often each test is measured.
+        :param method: the quantization method, where a model must be made first.
+
+        An exception that stops it (Ctrl-C, one of a callback) has what was measured by then as its attribute ``partial``.
         """
         several = [models] if isinstance(models, (str, os.PathLike)) else models
-        with shown(progress) as notice:
+        with _partial(), shown(progress) as notice:
             report = self._native.benchmark(
                 [os.fspath(model) for model in several],
                 backends=_names(backends),
@@ -275,11 +322,27 @@ class Installation:
         keep: bool = False,
         text: Optional[StrPath] = None,
         tokens: Optional[int] = None,
+        prompt_tokens: int = 512,
+        generate_tokens: int = 128,
         repetitions: Optional[int] = None,
+        isolated: bool = True,
         progress: Progress = False,
     ) -> Report:
-        """Makes a model by several methods and measures the size, quality and speed of each."""
-        with shown(progress) as notice:
+        """Makes a model by several methods and measures the size, quality and speed of each.
+
+        :param methods: one or several; the usual ones of each format without it.
+        :param formats: one or several; all that can be made and run here without it.
+        :param keep: keep the models that are made.
+        :param text: a file to measure on.
+        :param tokens: tokens of it to read at the most: 4096 without it.
+        :param prompt_tokens: tokens of prompt to time.
+        :param generate_tokens: tokens of answer to time.
+        :param repetitions: how often each is timed: 3 times without it.
+        :param isolated: run what is measured in processes of its own, so that a crash of an engine is an exception.
+
+        An exception that stops it (Ctrl-C, one of a callback) has what was measured by then as its attribute ``partial``.
+        """
+        with _partial(), shown(progress) as notice:
             report = self._native.sweep(
                 os.fspath(model),
                 methods=_names(methods),
@@ -287,7 +350,9 @@ class Installation:
                 keep=keep,
                 text=None if text is None else os.fspath(text),
                 tokens=tokens,
+                speed=(prompt_tokens, generate_tokens),
                 repetitions=repetitions,
+                isolated=isolated,
                 on_notice=notice,
             )
         return _report(report)

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import (
     TYPE_CHECKING,
     Any,
+    Callable,
     Dict,
     Iterator,
     List,
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
 _ROLES = ("system", "user", "assistant", "tool", "developer")
 
 #: One message of a conversation: ``{"role": "user", "content": "Hi"}``; roles are ``system``, ``user``, ``assistant``, and, where
-#: the model's chat template knows them, ``tool`` and ``developer``.
-Message = Mapping[str, str]
+#: the model's chat template knows them, ``tool`` and ``developer``. The content is a text, or a list of parts
+#: ``{"type": "text", "text": …}``.
+Message = Mapping[str, Any]
 
 #: A question, or the messages of a conversation.
 Conversation = Union[str, Sequence[Message]]
@@ -98,10 +100,17 @@ def _options(given: Mapping[str, Any]) -> _Options:
             continue
         if name in _FRACTIONS and not isinstance(value, numbers.Real):
             raise TypeError(f"`{name}` must be a number, got {value!r}")
-        if name in _COUNTS and not (isinstance(value, numbers.Integral) and int(value) >= 0):
-            raise TypeError(f"`{name}` must be a whole number from 0 up, got {value!r}")
+        if name in _COUNTS:
+            if not isinstance(value, numbers.Integral):
+                raise TypeError(f"`{name}` must be a whole number, got {value!r}")
+            most = 2**64 - 1 if name in ("seed", "session") else 2**32 - 1
+            if not 0 <= int(value) <= most:
+                raise UsageError(f"`{name}` must be from 0 to {most}, got {value!r}", kind="usage")
     stop = given.get("stop") or ()
-    return _Options(**{**given, "stop": [stop] if isinstance(stop, str) else list(stop)})
+    stops = [stop] if isinstance(stop, str) else list(stop)
+    if not all(isinstance(text, str) for text in stops):
+        raise TypeError(f"`stop` must be a text or several, got {stop!r}")
+    return _Options(**{**given, "stop": stops, "ignore_eos": bool(given.get("ignore_eos"))})
 
 
 def _messages(conversation: Conversation) -> List[Tuple[str, str]]:
@@ -112,6 +121,8 @@ def _messages(conversation: Conversation) -> List[Tuple[str, str]]:
     except (KeyError, TypeError) as error:
         expected = 'expected messages such as {"role": "user", "content": "Hi"}'
         raise TypeError(f"{expected}, got {conversation!r}") from error
+    if not messages:
+        raise UsageError("there are no messages", kind="usage", hint='chat takes a question, or [{"role": "user", …}]')
     for role, _ in messages:
         if role not in _ROLES:
             raise UsageError(f"unknown role {role!r}", kind="usage", hint=f"roles: {', '.join(_ROLES)}")
@@ -176,8 +187,12 @@ class Stream:
     def __enter__(self) -> Stream:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: Optional[Type[BaseException]], *exception: object) -> None:
         self._native.stop()
+        if kind is not None:
+            # What went wrong is more than how the answer ended.
+            self._native.close()
+            return
         for _ in self:
             pass
 
@@ -219,9 +234,12 @@ class Model:
     def logits(self, tokens: Sequence[int]) -> numpy.ndarray:
         """What the model expects after each of ``tokens``, read from an empty context: an array of float32, a row for each
         token, a column for each token of the vocabulary. Needs NumPy."""
+        return self._logits(tokens, None)
+
+    def _logits(self, tokens: Sequence[int], notice: Optional[Callable[[str, str, str, float], None]]) -> numpy.ndarray:
         import numpy
 
-        values, vocabulary_size = self._native.logits(_tokens(tokens))
+        values, vocabulary_size = self._native.logits(_tokens(tokens), on_notice=notice)
         return numpy.frombuffer(values, dtype="<f4").reshape(-1, vocabulary_size)
 
     def memory_usage(self) -> MemoryUsage:

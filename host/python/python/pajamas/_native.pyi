@@ -19,6 +19,7 @@ class Installation:
         prefix: Optional[_Path] = None,
         offline: bool = False,
         threads: Optional[int] = None,
+        backend: Optional[str] = None,
     ) -> Installation: ...
     def quantize(
         self,
@@ -35,6 +36,7 @@ class Installation:
         measure: Optional[bool],
         text: Optional[_Path],
         tokens: Optional[int],
+        isolated: bool,
         dry_run: bool,
         on_notice: _Notice,
     ) -> str: ...
@@ -63,6 +65,7 @@ class Installation:
         window: Optional[int],
         max_kld: Optional[float],
         max_degradation: Optional[float],
+        isolated: bool,
         on_notice: _Notice,
     ) -> str: ...
     def benchmark(
@@ -86,7 +89,9 @@ class Installation:
         keep: bool,
         text: Optional[_Path],
         tokens: Optional[int],
+        speed: Tuple[int, int],
         repetitions: Optional[int],
+        isolated: bool,
         on_notice: _Notice,
     ) -> str: ...
     def pull(self, reference: str, *, file: Optional[str], on_notice: _Notice) -> Path: ...
@@ -110,7 +115,7 @@ class Model:
     def stream(self, prompt: _Prompt, options: object) -> Stream: ...
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> List[int]: ...
     def detokenize(self, tokens: Sequence[int]) -> bytes: ...
-    def logits(self, tokens: Sequence[int]) -> Tuple[bytearray, int]: ...
+    def logits(self, tokens: Sequence[int], *, on_notice: _Notice) -> Tuple[bytearray, int]: ...
     def memory_usage(self) -> str: ...
 
 class Stream:

@@ -71,7 +71,7 @@ class Answer:
 
     text: str
     tokens: List[int]
-    #: ``stop``, ``length`` (``max_tokens`` or the context's end) or ``cancelled``.
+    #: ``stop``, ``length`` (``max_tokens`` or the context's end), ``cancelled``, or another word of a newer backend's.
     finish_reason: str
     prompt_tokens: int
     #: Of those, found in the session's cache.

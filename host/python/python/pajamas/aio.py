@@ -1,5 +1,5 @@
-"""The package for ``asyncio``: the same functions, to be awaited. They run in threads, so the loop goes on; cancelling a task
-stops its work.
+"""The package for ``asyncio``: the same functions, to be awaited. They run in threads of their own, so the loop goes on, and
+callbacks are called on such a thread; cancelling a task stops its work.
 
     import pajamas
 
@@ -11,9 +11,13 @@ stops its work.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import inspect
+import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -25,6 +29,7 @@ from typing import (
     List,
     Optional,
     Sequence,
+    Type,
     TypeVar,
     Union,
 )
@@ -58,17 +63,40 @@ class _Stoppable(Shown):
         super()._notice(kind, text, stage, fraction)
 
 
-async def _threaded(function: Callable[..., T], stoppable: bool, *arguments: Any, **keywords: Any) -> T:
-    """Does ``function`` in a thread; if it is ``stoppable``, it ends soon after the task was cancelled."""
-    if not stoppable:
-        return await asyncio.to_thread(function, *arguments, **keywords)
-    shown = _Stoppable(keywords.pop("progress", False))
+# As many may wait for a model as like: the loop's own few threads are for others.
+_THREADS_MAX = 1024
+_threads: Optional[ThreadPoolExecutor] = None
+_threads_of = 0
+
+
+def _pool() -> ThreadPoolExecutor:
+    """The threads that wait. A process that was forked off has none of its parent's."""
+    global _threads, _threads_of
+    if _threads is None or _threads_of != os.getpid():
+        _threads, _threads_of = ThreadPoolExecutor(_THREADS_MAX, thread_name_prefix="pajamas"), os.getpid()
+    return _threads
+
+
+async def _in_thread(function: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
+    """As ``asyncio.to_thread``, in a thread of this package's."""
+    context = contextvars.copy_context()
+    call = functools.partial(context.run, function, *arguments, **keywords)
+    return await asyncio.get_running_loop().run_in_executor(_pool(), call)
+
+
+async def _stoppable(function: Callable[..., T], *arguments: Any, progress: Any = False, **keywords: Any) -> T:
+    """Does ``function`` in a thread; it ends soon after the task was cancelled."""
+    shown = _Stoppable(progress)
     shown.stopped = threading.Event()
     try:
-        return await asyncio.to_thread(function, *arguments, progress=shown, **keywords)
+        return await _in_thread(function, *arguments, progress=shown, **keywords)
     except asyncio.CancelledError:
         shown.stopped.set()
         raise
+
+
+async def _threaded(function: Callable[..., T], stoppable: bool, *arguments: Any, **keywords: Any) -> T:
+    return await (_stoppable if stoppable else _in_thread)(function, *arguments, **keywords)
 
 
 def _native(installation: Installation) -> _installation.Installation:
@@ -110,9 +138,10 @@ class Installation:
         plugin_dirs: Sequence[StrPath] = (),
         offline: bool = False,
         threads: Optional[int] = None,
+        backend: Optional[str] = None,
     ) -> None:
         self._installation = _installation.Installation(
-            home=home, plugin_dirs=plugin_dirs, offline=offline, threads=threads
+            home=home, plugin_dirs=plugin_dirs, offline=offline, threads=threads, backend=backend
         )
 
     quantize = _awaitable(_installation.Installation.quantize)
@@ -181,7 +210,7 @@ class Stream:
 
     async def __anext__(self) -> str:
         try:
-            piece = await asyncio.to_thread(next, self._stream, None)
+            piece: Optional[str] = await _in_thread(next, self._stream, None)
         except asyncio.CancelledError:
             self._stream.stop()
             raise
@@ -201,10 +230,11 @@ class Stream:
     async def __aenter__(self) -> Stream:
         return self
 
-    async def __aexit__(self, *exception: object) -> None:
+    async def __aexit__(self, kind: Optional[Type[BaseException]], *exception: object) -> None:
         self.stop()
-        async for _ in self:
-            pass
+        if kind is None:
+            async for _ in self:
+                pass
 
 
 class Model:
@@ -234,21 +264,26 @@ class Model:
 
     async def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> List[int]:
         """As :meth:`pajamas.Model.tokenize`."""
-        return await asyncio.to_thread(
+        return await _in_thread(
             self.model.tokenize, text, add_special=add_special, parse_special=parse_special
         )
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
         """As :meth:`pajamas.Model.detokenize`."""
-        return await asyncio.to_thread(self.model.detokenize, tokens)
+        return await _in_thread(self.model.detokenize, tokens)
 
     async def logits(self, tokens: Sequence[int]) -> numpy.ndarray:
         """As :meth:`pajamas.Model.logits`."""
-        return await asyncio.to_thread(self.model.logits, tokens)
+
+        def logits(progress: Shown) -> numpy.ndarray:
+            with progress as notice:
+                return self.model._logits(tokens, notice)
+
+        return await _stoppable(logits)
 
     async def memory_usage(self) -> MemoryUsage:
         """As :meth:`pajamas.Model.memory_usage`."""
-        return await asyncio.to_thread(self.model.memory_usage)
+        return await _in_thread(self.model.memory_usage)
 
     @property
     def info(self) -> Dict[str, Any]:
@@ -260,9 +295,24 @@ class Model:
         """The backend that it runs on."""
         return self.model.backend
 
+    @property
+    def path(self) -> Path:
+        """The file or folder that was loaded."""
+        return self.model.path
+
+    @property
+    def load_ms(self) -> float:
+        """How long loading took."""
+        return self.model.load_ms
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was unloaded."""
+        return self.model.closed
+
     async def close(self) -> None:
         """Unloads it."""
-        await asyncio.to_thread(self.model.close)
+        await _in_thread(self.model.close)
 
     async def __aenter__(self) -> Model:
         return self
@@ -282,7 +332,7 @@ async def _whole(stream: _model.Stream) -> Answer:
         return answer
 
     try:
-        return await asyncio.to_thread(wait)
+        return await _in_thread(wait)
     except asyncio.CancelledError:
         stream.stop()
         raise
