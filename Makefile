@@ -80,7 +80,7 @@ plugin-vulkan: deps ## build the backend for AMD, Intel and NVIDIA GPUs through 
 	@# At a place that is the same for every clone, so that a compiler cache serves them all.
 	@cmp -s plugins/gguf-vulkan/include/layer_settings.h "$(TARGET_DIR)/vulkan/layer_settings.h" || \
 		install -D -m 644 plugins/gguf-vulkan/include/layer_settings.h "$(TARGET_DIR)/vulkan/layer_settings.h"
-	CXXFLAGS="$$CXXFLAGS -include '$(TARGET_DIR)/vulkan/layer_settings.h'" \
+	CXXFLAGS="$$CXXFLAGS -include $(TARGET_DIR)/vulkan/layer_settings.h" \
 		$(CARGO) build --release --locked -p pajamas-gguf-vulkan
 
 plugin-cuda: deps ## build the backend for NVIDIA GPUs, with an installed CUDA or, by CUDA_FROM=pip, PyPI's
