@@ -4,10 +4,7 @@ TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),target))
 RELEASE := $(TARGET_DIR)/release
 EXTENSION := $(if $(filter Darwin,$(shell uname -s)),dylib,so)
 CARGO ?= cargo
-HOME_FOLDER := $(or $(PAJAMAS_HOME),$(HOME)/.pajamas)
-PREFIX ?= $(HOME_FOLDER)
-# Where an installed program looks: in its user's own folder, or beside itself.
-PLUGINS := $(PREFIX)/$(if $(filter $(HOME_FOLDER),$(PREFIX)),plugins,lib/pajamas/plugins)
+PREFIX ?= $(or $(PAJAMAS_HOME),$(HOME)/.pajamas)
 # All but the backends for GPUs, which are built one at a time: cargo would unite their features.
 WORKSPACE := --workspace $(foreach gpu,cuda vulkan metal rocm,--exclude pajamas-gguf-$(gpu))
 TEMPLATE := --manifest-path plugin-template/Cargo.toml --target-dir "$(TARGET_DIR)"
@@ -29,7 +26,9 @@ TEST_VULKAN := plugin-vulkan
 endif
 endif
 
-# The CPU backends that are handed out.
+# The plugins for this machine, and the CPU backends that are handed out.
+OWN_PLUGINS := "$(RELEASE)/levels/libgguf_cpu-native.$(EXTENSION)=libgguf_cpu.$(EXTENSION)" "$(RELEASE)/libmlx_quantize.$(EXTENSION)"
+NOTICES := $(TARGET_DIR)/THIRD-PARTY-NOTICES.txt
 ifeq ($(shell uname -m),x86_64)
 LEVELS := $(foreach v,2 3 4,cpu-level-x86-64-v$(v))
 LEVEL_LIBRARIES := $(foreach v,2 3 4,"$(RELEASE)/levels/libgguf_cpu-x86-64-v$(v).$(EXTENSION)")
@@ -172,21 +171,21 @@ reference: ## write docs/reference/cli.md anew, from the program's own help
 	UPDATE_REFERENCE=1 $(CARGO) test --release --locked -p pajamas --lib reference
 
 install: build ## install into $PREFIX (default: ~/.pajamas); `make plugin-cuda install` installs that backend, too
-	@tools/install "$(RELEASE)" "$(PREFIX)" "$(PLUGINS)" "$(RELEASE)/levels/libgguf_cpu-native.$(EXTENSION)=libgguf_cpu.$(EXTENSION)" \
-		"$(RELEASE)/libmlx_quantize.$(EXTENSION)" $(GPU_PLUGINS)
+	@tools/install "$(RELEASE)" "$(PREFIX)" $(OWN_PLUGINS) $(GPU_PLUGINS)
 
 uninstall: ## take out of $PREFIX what `make install` put there; models, settings and other plugins stay
 	@tools/uninstall "$(PREFIX)"
 
-dist: host plugin-mlx-quantize notices $(LEVELS) ## an archive for other machines, with the CPU backend for every x86-64 level
-	@tools/dist "$(RELEASE)" "$(TARGET_DIR)/THIRD-PARTY-NOTICES.txt" "$(TARGET_DIR)/dist" "$(RELEASE)/libmlx_quantize.$(EXTENSION)" $(LEVEL_LIBRARIES)
+dist: host plugin-mlx-quantize notices $(LEVELS) ## an archive and a wheel for other machines, with the CPU backend for every x86-64 level
+	@tools/dist "$(RELEASE)" "$(NOTICES)" "$(TARGET_DIR)/dist" "$(RELEASE)/libmlx_quantize.$(EXTENSION)" $(LEVEL_LIBRARIES)
+	@tools/build-wheel "$(RELEASE)" "$(NOTICES)" "$(TARGET_DIR)/dist" "$(RELEASE)/libmlx_quantize.$(EXTENSION)" $(LEVEL_LIBRARIES)
 
-wheel: host plugin-mlx-quantize notices $(LEVELS) ## the Python package, with all that a CPU needs
-	@tools/build-wheel "$(RELEASE)" "$(TARGET_DIR)/THIRD-PARTY-NOTICES.txt" "$(TARGET_DIR)/dist" "$(RELEASE)/libmlx_quantize.$(EXTENSION)" $(LEVEL_LIBRARIES)
+wheel: build notices ## the Python package for this machine, into target/wheel
+	@tools/build-wheel "$(RELEASE)" "$(NOTICES)" "$(TARGET_DIR)/wheel" $(OWN_PLUGINS)
 
 notices: deps # the licences of everything that is linked into what is handed out
 	@tools/install-deps python
-	@tools/notices "$(TARGET_DIR)/THIRD-PARTY-NOTICES.txt"
+	@tools/notices "$(NOTICES)"
 
 audit: ## check the licences and sources of every dependency; with ADVISORIES=1 security advisories, too
 	@tools/audit

@@ -96,3 +96,16 @@ fn what_needs_no_settings_reads_none() {
     home.run(["man"]).succeeded();
     home.run(["config", "path"]).succeeded();
 }
+
+#[test]
+fn what_other_tools_call_a_command_is_told_by_its_name_here() {
+    let home = Home::new();
+    for (word, hint) in
+        [("list", "`pajamas models`"), ("rm", "models remove"), ("pull", "models pull"), ("serve", "no server")]
+    {
+        home.run([word]).misused(&format!("there is no command `{word}`"), hint);
+    }
+    // A slip is not one of them.
+    let slip = home.run(["quantise"]);
+    assert!(slip.code == Some(2) && slip.stderr.contains("quantize"), "{slip:#?}");
+}

@@ -33,9 +33,8 @@ impl User {
     }
 
     fn install(&self, plugins: &[String]) -> Run {
-        let (prefix, folder) = (self.prefix(), self.prefix().join("plugins"));
         let release = built("pajamas").parent().unwrap().to_owned();
-        let fixed = [release.into_os_string(), prefix.into_os_string(), folder.into_os_string()];
+        let fixed = [release.into_os_string(), self.prefix().into_os_string()];
         self.run(&tool("install"), fixed.into_iter().chain(plugins.iter().map(Into::into)), ".local/bin")
     }
 
@@ -85,12 +84,17 @@ fn what_is_installed_runs_and_goes_away_again() {
     let program = user.home().join(".local/bin/pajamas");
     let listed = user.run(&program, ["plugins", "list"], "nothing");
     assert!(listed.succeeded().stdout.contains("gguf-cpu"), "{listed:#?}");
+    // Also where another home is named: they were installed with the program.
+    let mut elsewhere = Command::new(&program);
+    elsewhere.args(["plugins", "list"]).env("HOME", user.home()).env("PAJAMAS_HOME", user.home().join("other"));
+    let elsewhere = Run::from(elsewhere.output().unwrap());
+    assert!(elsewhere.succeeded().stdout.contains("gguf-cpu"), "{elsewhere:#?}");
     let tiny = pajama_tiny();
     let quantize = ["quantize".as_ref(), tiny.as_os_str(), "-m".as_ref(), "Q8_0".as_ref(), "--no-validate".as_ref()];
     user.run(&program, quantize, "nothing").succeeded();
 
     // What others put there, and what was changed, is not ours to remove.
-    let plugins_folder = user.prefix().join("plugins");
+    let plugins_folder = user.prefix().join("lib/pajamas/plugins");
     std::fs::write(plugins_folder.join("libother.so"), "another's").unwrap();
     std::fs::write(plugins_folder.join(library_name("mlx_quantize")), "changed").unwrap();
     let said = user.uninstall();
@@ -98,9 +102,13 @@ fn what_is_installed_runs_and_goes_away_again() {
     let left = user.files();
     let ours = |file: &&String| !file.starts_with("cache/") && !file.starts_with("plugins.lock");
     let left: Vec<&String> = left.iter().filter(ours).collect();
-    let quantizer = format!("plugins/{}", library_name("mlx_quantize"));
-    let mut expected =
-        vec!["models/pajama-tiny-q8_0.gguf", "models/pajama-tiny-q8_0.gguf.json", &quantizer, "plugins/libother.so"];
+    let quantizer = format!("lib/pajamas/plugins/{}", library_name("mlx_quantize"));
+    let mut expected = vec![
+        "models/pajama-tiny-q8_0.gguf",
+        "models/pajama-tiny-q8_0.gguf.json",
+        &quantizer,
+        "lib/pajamas/plugins/libother.so",
+    ];
     expected.sort_unstable();
     assert_eq!(left, expected);
     assert!(std::fs::symlink_metadata(&program).is_err(), "the link is gone");
@@ -115,7 +123,7 @@ fn installing_again_keeps_what_was_installed_on_request() {
     let [cpu, quantizer] = plugins();
     user.install(&[cpu.clone(), quantizer]).succeeded();
     user.install(&[cpu]).succeeded();
-    let quantizer = format!("plugins/{}", library_name("mlx_quantize"));
+    let quantizer = format!("lib/pajamas/plugins/{}", library_name("mlx_quantize"));
     assert!(user.files().contains(&quantizer));
     user.uninstall().succeeded();
     assert_eq!(user.files(), [""; 0], "and it is removed with the rest");
@@ -132,7 +140,7 @@ fn a_package_is_staged_and_uninstalled_where_it_belongs() {
         command
     };
     let [cpu, _] = plugins();
-    let args = [release.as_os_str(), "/usr/local".as_ref(), "/usr/local/lib/pajamas/plugins".as_ref(), cpu.as_ref()];
+    let args = [release.as_os_str(), "/usr/local".as_ref(), cpu.as_ref()];
     let staged = Run::from(run("install", &args).env("DESTDIR", &stage).output().unwrap());
     staged.succeeded();
     let list = std::fs::read_to_string(stage.join("usr/local/share/pajamas/installed")).unwrap();
@@ -141,7 +149,7 @@ fn a_package_is_staged_and_uninstalled_where_it_belongs() {
     Run::from(removed).succeeded();
     assert!(!stage.join("usr/local/bin").exists() && !stage.join("usr/local/lib").exists());
 
-    let args = [release.as_os_str(), "own".as_ref(), "own/plugins".as_ref(), cpu.as_ref()];
+    let args = [release.as_os_str(), "own".as_ref(), cpu.as_ref()];
     Run::from(run("install", &args).env_remove("DESTDIR").output().unwrap()).succeeded();
     assert!(user.home().join("own/bin/pajamas").is_file());
     // The list is no reason to say that all is gone where nothing was found.

@@ -183,3 +183,18 @@ fn shard(folder: &std::path::Path) {
     let index = serde_json::json!({"metadata": {}, "weight_map": weight_map});
     std::fs::write(folder.join("model.safetensors.index.json"), index.to_string()).unwrap();
 }
+
+#[test]
+fn a_name_in_the_store_is_not_given_to_another_model_by_accident() {
+    let home = Home::with_gguf_cpu();
+    let folder = pajama_tiny().display().to_string();
+    let make =
+        |method: &str, extra: &[&str]| home.run(["quantize", &folder, "-m", method, "-n", "mine"].iter().chain(extra));
+    make("Q4_0", &[]).succeeded();
+    // The same again is no accident, and says what it does.
+    assert!(make("Q4_0", &[]).succeeded().stderr.contains("it replaces the one of that name"));
+    make("Q8_0", &[]).failed_with("`mine` is there already: Q4_0 of", "`pajamas models remove mine`");
+    make("Q8_0", &["--force"]).succeeded();
+    let listed = home.run(["models", "--json"]).json();
+    assert_eq!((&listed[0]["name"], &listed[0]["method"]), (&"mine".into(), &"Q8_0".into()));
+}

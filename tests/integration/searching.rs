@@ -33,6 +33,7 @@ fn the_smallest_that_is_good_enough_is_found_and_its_figures_are_reproduced() {
     let measured = number(&value["validation"]["comparison"]["kl_divergence"]["mean"]);
     assert!(measured <= 0.0009 && value["validation"]["recorded"] == true);
     let path = value["path"].as_str().unwrap();
+    assert!(path.contains("-kld-"), "named for what was asked: {path}");
     let again = home.run(["validate", path, "--tokens", "8192", "--json"]).json();
     assert_eq!(number(&again["comparison"]["kl_divergence"]["mean"]), measured);
     // The artifact itself tells why it is what it is, and is still what llama.cpp makes.

@@ -123,6 +123,12 @@ impl<'a> Quantize<'a> {
         self
     }
 
+    /// Replaces an artifact of that [`name`](Self::name) in the store also if it is another model, or by another method.
+    pub fn replace(mut self, replace: bool) -> Self {
+        self.options.replace = replace;
+        self
+    }
+
     /// Bytes of the artifact, at the most: the best that is no larger is found by measuring. Names no method beside it.
     pub fn fit(mut self, bytes: u64) -> Self {
         self.max_bytes = Some(bytes);
@@ -216,7 +222,10 @@ impl<'a> Quantize<'a> {
                 let config = Config { backend: None, ..config.clone() };
                 let host = Host { config: &config, ..host };
                 let found = search::search(&source, &goal, &self.options, &host, &self.call.cancel)?;
-                (found.options, Some(Search { reason: found.reason, trials: found.trials }))
+                let name = found.options.name.clone().unwrap_or_else(|| goal.name(&source.name));
+                // The next search for the same may find another method.
+                let options = QuantizeOptions { name: Some(name), replace: true, ..found.options };
+                (options, Some(Search { reason: found.reason, trials: found.trials }))
             }
         };
         let progress = |update: &_| self.call.observer.progress(update);

@@ -64,6 +64,8 @@ pub fn benchmark(
     observer: &dyn Observer,
     cancel: &CancelToken,
 ) -> Result<Report> {
+    // One number for all of it, and for what is said of it.
+    let config = &Config { threads: config.threads.or_else(hardware::threads_beside_others), ..config.clone() };
     let context_length = context_length(options)?;
     let bench = Bench { options, context_length, candidates, config, observer, cancel };
     let combinations = bench.combinations(models)?;

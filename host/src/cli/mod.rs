@@ -120,6 +120,11 @@ fn say_answer(answer: &clap::Error) -> ExitCode {
         let hint = "`--help` shows what the command takes".into();
         return report(&Error::Usage { message: message.into(), hint }.into(), true);
     }
+    let word = std::env::args().nth(1).unwrap_or_default();
+    if let Some(hint) = hint_for(&word).filter(|_| answer.kind() == clap::error::ErrorKind::InvalidSubcommand) {
+        output::say(&format!("error: there is no command `{word}`\nhint: {hint}"));
+        return ExitCode::from(2);
+    }
     let written = answer.print().and_then(|()| std::io::stdout().flush());
     if let Err(error) = written
         && !answer.use_stderr()
@@ -127,6 +132,23 @@ fn say_answer(answer: &clap::Error) -> ExitCode {
         output::gone(&error);
     }
     ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(2))
+}
+
+/// What other tools call by `word`, here.
+fn hint_for(word: &str) -> Option<&'static str> {
+    Some(match word {
+        "ls" | "list" => "`pajamas models` lists the models that were made, `pajamas plugins` the backends",
+        "rm" | "remove" | "delete" => "`pajamas models remove NAME` removes a model",
+        "pull" | "download" => {
+            "`pajamas models pull org/name` downloads a model; `quantize` and `run` do so themselves"
+        }
+        "chat" | "generate" => "`pajamas run MODEL` chats, `pajamas run MODEL \"prompt\"` answers",
+        "convert" | "create" => "`pajamas quantize MODEL` converts and quantizes; `-m F16` and `-m BF16` only convert",
+        "bench" => "`pajamas benchmark MODEL` measures speed",
+        "serve" => "there is no server; `pajamas run` answers, and the Python package is for programs",
+        "version" => "`pajamas --version` tells the version",
+        _ => return None,
+    })
 }
 
 /// Runs the command. The settings are read where they are needed: what helps when they are broken must do without.

@@ -35,9 +35,13 @@ pub struct Args {
     /// The folder to write to [default: ~/.pajamas/models].
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// The artifact's name without extension [default: <model>-<method>, for a folder <model>-<format>-<method>].
+    /// The artifact's name without extension [default: <model>-<method>, for a folder <model>-<format>-<method>, for what
+    /// was searched for <model>-fit-<size>, <model>-kld-<limit>].
     #[arg(short, long)]
     name: Option<String>,
+    /// Replace a model of that name also if it is another, or by another method.
+    #[arg(long, requires = "name", conflicts_with = "output")]
+    force: bool,
     /// Find the best method that makes it at most this large, by measuring: `6GiB`, `500MB` (GGUF). Without `--method`,
     /// `--max-kld` likewise finds the smallest that is good enough; with both, that must also fit.
     #[arg(long, value_name = "SIZE", value_parser = bytes, conflicts_with_all = ["method", "bits", "no_validate"])]
@@ -183,6 +187,7 @@ impl Args {
         if let Some(name) = &self.name {
             work = work.name(name);
         }
+        work = work.replace(self.force);
         if let Some(bytes) = self.fit {
             work = work.fit(bytes);
         }
@@ -220,12 +225,13 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
         output::json(&made)?;
     } else {
         if let Some(search) = &made.search {
-            output::say(&format!("  chosen because {}", search.reason));
+            output::say(&format!("  chosen {}", search.reason));
         }
         if let Some(report) = &made.validation {
             in_short(report).iter().for_each(|line| output::say(&output::clean(line)));
-        } else if made.failure.is_some() {
-            output::say("  note   the model is finished, and measuring it failed");
+        } else if let Some(failure) = &made.failure {
+            let what = if matches!(failure, Error::Interrupted) { "was interrupted" } else { "failed" };
+            output::say(&format!("  note   the model is finished; measuring it {what}"));
         } else if !args.measure.no_validate && config.validate {
             output::say(&format!("  note   not validated: {}", output::clean(&made.not_validated)));
         }

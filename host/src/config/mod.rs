@@ -182,8 +182,12 @@ impl Config {
         dirs.extend(file.plugin_dirs.iter().map(|dir| (home.join(dir), from_file.clone())));
         dirs.push((home.join("plugins"), Origin::Default));
         let own = || crate::files::this_program().ok()?.ancestors().nth(2).map(Path::to_owned);
-        if let Some(prefix) = flags.prefix.clone().or_else(own) {
-            dirs.push((prefix.join("lib/pajamas/plugins"), Origin::Default));
+        // Where `make install` puts them, in the home folder or elsewhere; from there this program, or what its library is in.
+        for prefix in [Some(home.clone()), flags.prefix.clone().or_else(own)].into_iter().flatten() {
+            let installed = (prefix.join("lib/pajamas/plugins"), Origin::Default);
+            if !dirs.contains(&installed) {
+                dirs.push(installed);
+            }
         }
         if cfg!(unix) {
             dirs.push(("/usr/lib/pajamas/plugins".into(), Origin::Default));

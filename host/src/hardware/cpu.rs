@@ -1,4 +1,41 @@
-//! Which instruction sets the CPU has, of those that make engines faster.
+//! Which instruction sets the CPU has, of those that make engines faster; and how busy it is.
+
+/// How many threads of other programs are computing at this moment. None where the system does not say.
+#[cfg(target_os = "linux")]
+pub fn busy() -> Option<u32> {
+    // A moment's number, without the one that asks; the least of a few is no accident.
+    let now = || {
+        let text = std::fs::read_to_string("/proc/loadavg").ok()?;
+        let running = text.split_whitespace().nth(3)?.split('/').next()?.parse::<u32>().ok()?;
+        Some(running.saturating_sub(1))
+    };
+    let mut least = now()?;
+    for _ in 0..4 {
+        if least == 0 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        least = least.min(now()?);
+    }
+    Some(least)
+}
+
+/// See above.
+#[cfg(not(target_os = "linux"))]
+pub fn busy() -> Option<u32> {
+    None
+}
+
+/// CPUs of the whole machine, which its other programs use, too. None where the system does not say.
+pub fn online() -> Option<u32> {
+    #[cfg(unix)]
+    {
+        // SAFETY: sysconf has no preconditions.
+        u32::try_from(unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) }).ok()
+    }
+    #[cfg(not(unix))]
+    None
+}
 
 /// The names of those that this CPU has, in a fixed order.
 #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]

@@ -30,6 +30,17 @@ pub struct Hardware {
     pub swap_free_bytes: u64,
 }
 
+/// How many threads to compute with while other programs do, too; none where each core is free. Engines' threads wait for each
+/// other in loops, so that one which has to share its core holds up all of them, for whole turns of the scheduler.
+pub fn threads_beside_others() -> Option<u32> {
+    fewer(physical_cores(), allowed_threads().max(cpu::online()?), cpu::busy()?)
+}
+
+/// Of `cores`, those that are left on a machine of `cpus` where `others` compute.
+fn fewer(cores: u32, cpus: u32, others: u32) -> Option<u32> {
+    (others + cores > cpus).then(|| cpus.saturating_sub(others).clamp(1, cores)).filter(|threads| *threads < cores)
+}
+
 /// Looks at the machine.
 pub fn detect() -> Hardware {
     let system = System::new().ok().map(|mut system| {
@@ -129,6 +140,14 @@ pub fn process_exists(id: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn threads_leave_room_for_others_where_there_is_none() {
+        assert_eq!(fewer(2, 2, 0), None);
+        assert_eq!((fewer(2, 2, 1), fewer(2, 2, 5)), (Some(1), Some(1)));
+        assert_eq!((fewer(8, 16, 8), fewer(8, 16, 11)), (None, Some(5)), "a busy machine has eight idle hyper-threads");
+        assert_eq!(fewer(4, 64, 50), None, "a container on a large machine");
+    }
 
     #[test]
     fn a_groups_limit_counts_where_it_is_lower_than_the_machine() {

@@ -40,6 +40,8 @@ pub struct QuantizeOptions {
     pub output_dir: Option<PathBuf>,
     /// The artifact's name without extension; none makes it from the model's name and the recipe's.
     pub name: Option<String>,
+    /// Whether an artifact of that name in the store may be replaced also if it is another model, or by another method.
+    pub replace: bool,
     /// Options of the recipe, as a user writes them.
     pub options: BTreeMap<String, String>,
     /// Why it is made in this way, to be kept in the artifact under [`provenance::CHOICE`].
@@ -89,6 +91,19 @@ pub fn quantize(
     let target = dir.join(plan.target.file_name().unwrap_or_default());
     publish::check_replaceable(&target, plan.recipe.artifact)?;
     let _lock = lock(&target, config)?;
+    let in_store = options.output_dir.is_none();
+    if let Some(other) = store::record_of(config, &target).filter(|_| in_store && !options.replace)
+        && (&other.method, &other.source) != (&plan.recipe.name, &plan.origin)
+        && other.is_ours()
+    {
+        let name = other.name();
+        return Err(Error::Refused {
+            message: format!("`{name}` is there already: {} of `{}`", other.method, other.source),
+            hint: format!(
+                "choose another name with `--name`; `--force` replaces it, `pajamas models remove {name}` removes it"
+            ),
+        });
+    }
     let started = Instant::now();
     let partial = Partial::create(&target, dir_is_new)?;
     let output = partial.dir.join(target.file_name().unwrap_or_default());
@@ -102,7 +117,6 @@ pub fn quantize(
     }
     let (mut report, worker, sums) = make(plan.candidate, &job, &files, config, progress, cancel)?;
     provenance::seal(&job.output, &mut job.provenance, &sums, progress, cancel)?;
-    let in_store = options.output_dir.is_none();
     let replaced = store::record_of(config, &target).map_or_else(Vec::new, |record| record.companions);
     if in_store {
         // Whatever happens between the two next steps, no record describes a file that it was not made for.

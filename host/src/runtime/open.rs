@@ -197,7 +197,11 @@ pub fn load_options(candidate: &Candidate, set: &[(String, String)]) -> Result<O
 pub fn request(path: &Path, set: Options, options: &OpenOptions, config: &Config) -> LoadRequest {
     let mut request = LoadRequest::new(path);
     request.context_length = options.context_length.or(config.context_length);
-    request.threads = config.threads;
+    request.threads = config.threads.or_else(|| {
+        let threads = hardware::threads_beside_others()?;
+        tracing::info!("computing with {threads} threads: other programs have the other cores");
+        Some(threads)
+    });
     request.parallel_slots = options.parallel.unwrap_or(1).max(1);
     request.options = set;
     request

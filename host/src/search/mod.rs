@@ -43,6 +43,18 @@ pub struct Goal {
 const EVIDENCE_BYTES_MAX: u64 = 4096;
 
 impl Goal {
+    /// What is found for `model` is called by what was asked for.
+    pub fn name(&self, model: &str) -> String {
+        let mut name = model.to_owned();
+        if let Some(bytes) = self.max_bytes {
+            name += &format!("-fit-{}", size(bytes).replace(".0 ", "").replace(' ', ""));
+        }
+        if let Some(max) = self.limits.max_kld {
+            name += &format!("-kld-{max}");
+        }
+        name.to_lowercase().replace(['/', '\\', '\0'], "_")
+    }
+
     fn fits(&self, rung: &Rung) -> bool {
         self.max_bytes.is_none_or(|max| rung.size_bytes + EVIDENCE_BYTES_MAX <= max)
     }
@@ -146,6 +158,7 @@ pub fn search(
     };
     let mut trials = search.trials;
     trials.sort_by_key(|trial| trial.size_bytes);
+    let reason = format!("{}: {reason}", chosen.name());
     let evidence = Evidence {
         max_bytes: goal.max_bytes,
         max_kld: goal.limits.max_kld,
