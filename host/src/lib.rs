@@ -29,6 +29,8 @@ mod api;
 pub mod benchmark;
 #[doc(hidden)]
 pub mod chat;
+// Its comments are help texts, as a terminal shows them.
+#[allow(rustdoc::invalid_html_tags)]
 #[doc(hidden)]
 pub mod cli;
 #[doc(hidden)]
