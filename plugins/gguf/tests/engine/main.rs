@@ -428,8 +428,9 @@ fn quantizing_reports_progress_and_can_be_cancelled_between_pieces() {
     let cancel = CancelToken::new(move || seen.load(Ordering::Relaxed) >= 5);
     let cancelled = quantize(&source, "Q4_K_M", &dir.path().join("b.gguf"), &Progress::new(&count), &cancel);
     assert_eq!(kind(cancelled), ErrorKind::Cancelled);
-    // What the other thread had begun may still be reported.
-    assert!((5..=7).contains(&updates.load(Ordering::Relaxed)), "it stopped at the next piece");
+    // What the other threads had begun may still be reported; the most of it was never begun.
+    let told = updates.load(Ordering::Relaxed) as usize;
+    assert!((5..fractions.len() / 2).contains(&told), "it stopped soon: {told} of {}", fractions.len());
     // And the library still works on this thread.
     quantize(&source, "Q8_0", &dir.path().join("c.gguf"), &Progress::default(), &CancelToken::never())
         .expect("quantized");
