@@ -105,6 +105,7 @@ fn what_other_tools_call_a_command_is_told_by_its_name_here() {
     {
         home.run([word]).misused(&format!("there is no command `{word}`"), hint);
     }
+    home.run(["-v", "list"]).misused("there is no command `list`", "`pajamas models`");
     // A slip is not one of them.
     let slip = home.run(["quantise"]);
     assert!(slip.code == Some(2) && slip.stderr.contains("quantize"), "{slip:#?}");

@@ -24,6 +24,7 @@ mod verify;
 
 use crate::config::{Config, Flags};
 use crate::error::Error;
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 use std::io::Write;
 use std::path::PathBuf;
@@ -120,8 +121,9 @@ fn say_answer(answer: &clap::Error) -> ExitCode {
         let hint = "`--help` shows what the command takes".into();
         return report(&Error::Usage { message: message.into(), hint }.into(), true);
     }
-    let word = std::env::args().nth(1).unwrap_or_default();
-    if let Some(hint) = hint_for(&word).filter(|_| answer.kind() == clap::error::ErrorKind::InvalidSubcommand) {
+    if let Some(ContextValue::String(word)) = answer.get(ContextKind::InvalidSubcommand)
+        && let Some(hint) = hint_for(word)
+    {
         output::say(&format!("error: there is no command `{word}`\nhint: {hint}"));
         return ExitCode::from(2);
     }
