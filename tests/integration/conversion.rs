@@ -110,9 +110,9 @@ fn an_importance_matrix_is_kept_beside_the_model_and_goes_with_it() {
     };
     assert!(data(&again) == data(&home.path().join("models/m.gguf")), "the same weights make the same tensors");
     // Made anew without one, the model loses the old one.
-    home.run(["quantize", &tiny(), "-n", "m"]).succeeded();
+    home.run(["quantize", &tiny(), "-n", "m", "--force"]).succeeded();
     assert_eq!(home.listing("models"), ["m.gguf", "m.gguf.json"]);
-    home.run(args).succeeded();
+    home.run([&args[..], &["--force"]].concat()).succeeded();
     home.run(["models", "remove", "m"]).succeeded();
     assert_eq!(home.listing("models"), [""; 0]);
     // A file of the user's is not replaced.
