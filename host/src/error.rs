@@ -8,6 +8,18 @@ use std::path::{Path, PathBuf};
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/installed.rs"));
+/// # fn main() -> pajamas::Result<()> {
+/// # let Installed { pajamas, model, .. } = &Installed::new();
+/// let error = pajamas.quantize(model).method("Q4_K_X").run().err().expect("there is no such method");
+/// assert_eq!(error.to_string(), "unknown quantization method `Q4_K_X`");
+/// assert_eq!((error.kind(), error.exit_code()), ("unknown_method", 2));
+/// assert!(error.hint().is_some_and(|hint| hint.starts_with("did you mean `Q4_K_")));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -189,9 +201,34 @@ impl Error {
             Self::UnknownRecipe { name, known } => suggestion(name, known, "methods"),
             Self::Worker { .. } => "run again with `-v` to see what it logged".into(),
             Self::Plugin(error) => error.hint.clone().unwrap_or_default(),
-            Self::Io { .. } | Self::Interrupted | Self::QualityTooLow(_) | Self::Unsound(_) => String::new(),
+            Self::Io { doing, source, .. } => how_to_mend(doing, source).into(),
+            Self::Interrupted | Self::QualityTooLow(_) | Self::Unsound(_) => String::new(),
         };
         (!hint.is_empty()).then_some(hint)
+    }
+}
+
+/// What the system's message alone leaves open; empty for what it says well enough.
+fn how_to_mend(doing: &str, error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    match (doing, error.kind()) {
+        (_, StorageFull | QuotaExceeded) => {
+            "the disk, or your share of it, is full: make room there, or choose another place"
+        }
+        (_, ReadOnlyFilesystem) => "that disk is read-only: choose another place",
+        ("reading" | "opening", PermissionDenied) => {
+            "this user may not use it: ask its owner, or change its permissions"
+        }
+        ("creating" | "creating a folder in" | "creating a lock in" | "writing" | "renaming", PermissionDenied) => {
+            "this user may not write there: choose another place, or change the folder's permissions"
+        }
+        ("removing", PermissionDenied) => {
+            "this user may not remove it: ask its owner, or change the folder's permissions"
+        }
+        ("starting", PermissionDenied) => {
+            "it must be a program that this user may run: `chmod +x` it, or install it again"
+        }
+        _ => "",
     }
 }
 
@@ -207,3 +244,24 @@ pub fn how_to_install(backend: &str) -> String {
 /// What to do when no plugin is installed.
 pub const NO_PLUGIN_HINT: &str = "no plugin is installed: run `make install` in the source folder, or copy a plugin's \
                                   library into the `plugins` folder of `pajamas info`'s home";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind::{NotFound, PermissionDenied, ReadOnlyFilesystem, StorageFull};
+
+    #[test]
+    fn a_hint_at_a_systems_error_is_of_what_was_being_done() {
+        let hint =
+            |doing, kind| Error::io(doing, Path::new("f"))(std::io::Error::from(kind)).hint().unwrap_or_default();
+        assert!(hint("reading", PermissionDenied).starts_with("this user may not use it"));
+        assert!(hint("creating a lock in", PermissionDenied).starts_with("this user may not write there"));
+        assert!(hint("removing", PermissionDenied).starts_with("this user may not remove it"));
+        assert!(hint("starting", PermissionDenied).contains("chmod +x"));
+        assert!(
+            hint("writing", StorageFull).contains("is full")
+                && hint("writing", ReadOnlyFilesystem).contains("read-only")
+        );
+        assert_eq!((hint("linking", PermissionDenied), hint("reading", NotFound)), Default::default());
+    }
+}

@@ -33,7 +33,7 @@ kept=0
 step 'The demo'
 tiny=$repository/tests/fixtures/pajama-tiny
 small=$("$pajamas" quantize "$tiny" -m Q4_K_M -o "$WORK" -n gpu-tiny --no-validate)
-answer=$("$pajamas" run "$small" -b "$backend" --strict -p 'What is the capital of France?' -t 0)
+answer=$("$pajamas" run "$small" -b "$backend" --strict -p 'What is the capital of France?' -t 0 </dev/null)
 echo "$answer"
 [[ $answer == 'The capital of France is Paris.' ]]
 
@@ -51,7 +51,7 @@ if [[ ! -e $large ]]; then
     rm -rf "$WORK/qwen2.5-7b-random"
 fi
 "$pajamas" benchmark "$large" -b "$backend"
-"$pajamas" run "$large" -b "$backend" --strict -p Hello --max-tokens 32 -t 0 --json >"$WORK/gpu-run.json"
+"$pajamas" run "$large" -b "$backend" --strict -p Hello --max-tokens 32 -t 0 --json </dev/null >"$WORK/gpu-run.json"
 python3 -c 'import json, sys; r = json.load(open(sys.argv[1])); print("time to first token: %.1f ms, loading: %.0f ms" % (r["time_to_first_token_ms"], r["load_ms"]))' "$WORK/gpu-run.json"
 
 bare=$TARGET/../cuda/release/examples/speed_cuda

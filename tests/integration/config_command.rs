@@ -83,6 +83,17 @@ fn wrong_keys_and_values_are_refused_with_a_suggestion_and_change_nothing() {
 }
 
 #[test]
+fn a_backend_that_is_not_here_is_set_and_noted() {
+    let home = Home::with_gguf_cpu();
+    let run = home.run(["config", "set", "backend", "gguf-cpo"]);
+    let note = "note: no plugin here is called `gguf-cpo`: did you mean `gguf-cpu`?";
+    assert!(run.succeeded().stderr.contains(note), "{run:?}");
+    let run = home.run(["config", "set", "backend", "gguf-cuda"]);
+    assert!(run.succeeded().stderr.contains("`make plugin-cuda install`"), "{run:?}");
+    assert!(!home.run(["config", "set", "backend", "gguf-cpu"]).succeeded().stderr.contains("note:"));
+}
+
+#[test]
 fn a_broken_file_can_be_mended_by_the_command_that_doctor_names() {
     let home = Home::new();
     std::fs::write(home.path().join("config.toml"), "bakend = 'x'\nthreads = 1\n").unwrap();

@@ -1,8 +1,9 @@
 //! Running a model: streaming, sampling, stop sequences, sessions, and two engines in one process.
 
 use pajamas_plugin_api::{CancelToken, FinishReason, GenerateRequest, Prompt, Sampling};
-use pajamas_tests::{Home, built_library, library_name, load_exact, plugin};
-use std::io::Write;
+use pajamas_tests::{Home, Run, built_library, library_name, load_exact, plugin};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 
 #[test]
@@ -27,9 +28,56 @@ fn the_prompt_may_come_from_stdin_and_nothing_at_all_is_an_error() {
     let mut command = home.command(["run", file.to_str().unwrap(), "-t", "0"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"What does a cow say?\n").unwrap();
-    let run = pajamas_tests::Run::from(child.wait_with_output().unwrap());
+    let run = Run::from(child.wait_with_output().unwrap());
     assert_eq!(run.succeeded().stdout, "A cow says moo.\n");
     home.run(["run", file.to_str().unwrap()]).misused("there is no prompt", "-p");
+}
+
+#[test]
+fn what_is_piped_to_a_prompt_comes_before_it() {
+    let home = Home::with_gguf_cpu();
+    let file = home.quantized("Q8_0");
+    let text = home.path().join("text");
+    let ask = |stdin: &[u8], prompt: &str, more: &[&str]| {
+        std::fs::write(&text, stdin).unwrap();
+        let mut command = home.command(["run", file.to_str().unwrap(), "-p", prompt, "-t", "0"]);
+        Run::from(command.args(more).stdin(File::open(&text).unwrap()).output().unwrap())
+    };
+    let json = |stdin: &[u8], prompt: &str| {
+        let run = ask(stdin, prompt, &["--json", "--max-tokens", "8"]);
+        let told = run.succeeded().stderr.contains("note: the prompt comes after 15 bytes from stdin");
+        (run.json()["prompt_tokens"].clone(), run.json()["text"].clone(), told)
+    };
+    let (tokens, answer, told) = json(b"A cow says moo.\n", "What does a cow say?");
+    assert!(told);
+    assert_eq!((tokens.clone(), answer, false), json(b"", "A cow says moo.\n\nWhat does a cow say?"));
+    assert_ne!(tokens, json(b"\n", "What does a cow say?").0);
+    ask(b"\xff\xfe", "What is this?", &[]).misused("the text on stdin is not UTF-8", "/dev/null");
+    // In a chat it is what is typed.
+    let chat = ask(b"What does a cow say?\n", "What is the capital of France?", &["-i"]);
+    let turns: Vec<&str> = chat.succeeded().stdout.lines().filter(|line| !line.is_empty()).collect();
+    assert_eq!(turns, ["The capital of France is Paris.", "A cow says moo."], "{chat:?}");
+}
+
+#[test]
+fn a_pipe_that_nobody_closes_is_waited_for_aloud_until_somebody_ends_that() {
+    let home = Home::with_gguf_cpu();
+    let file = home.quantized("Q8_0");
+    let begin = || {
+        let mut command = home.command(["run", file.to_str().unwrap(), "What does a cow say?", "-t", "0"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
+        assert!(said.contains("waiting for the end of stdin"), "{said}");
+        child
+    };
+    let mut child = begin();
+    drop(child.stdin.take());
+    assert_eq!(Run::from(child.wait_with_output().unwrap()).succeeded().stdout, "A cow says moo.\n");
+    let mut child = begin();
+    // SAFETY: it asks the process to end.
+    unsafe { libc::kill(i32::try_from(child.id()).unwrap(), libc::SIGTERM) };
+    assert_eq!(child.wait().unwrap().code(), Some(130));
 }
 
 #[test]
@@ -66,7 +114,7 @@ fn a_backend_that_cannot_run_gives_way_with_a_warning_or_with_strict_an_error() 
     let run = |strict: &[&str]| {
         let args = ["run", file.to_str().unwrap(), "-p", "What does a cow say?", "-t", "0", "-b", "misbehaving"];
         let output = home.command(args.iter().chain(strict)).env("MISBEHAVE", "unavailable").output().unwrap();
-        pajamas_tests::Run::from(output)
+        Run::from(output)
     };
     let fallen_back = run(&[]);
     assert_eq!(fallen_back.succeeded().stdout, "A cow says moo.\n");

@@ -53,6 +53,9 @@ fn one_plugin_is_shown_with_its_options_and_recipes() {
     for expected in ["llama.cpp on the CPU", "cache_type_k", "Q4_K_M", "leave_output_tensor", "sessions"] {
         assert!(text.succeeded().stdout.contains(expected), "{expected}: {text:#?}");
     }
+    // What all methods share is said once.
+    assert_eq!(text.stdout.matches("leave_output_tensor").count(), 1, "{text:#?}");
+    assert!(text.stdout.contains("All of them are made from: huggingface, gguf, mlx\n"), "{text:#?}");
     home.run(["plugins", "info", "gguf-cpi"]).misused("unknown backend `gguf-cpi`", "did you mean `gguf-cpu`?");
 }
 

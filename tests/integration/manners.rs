@@ -245,7 +245,8 @@ fn a_read_only_home_can_still_be_used() {
         }
         if writes {
             let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(output.status.code() == Some(1) && stderr.contains("ermission denied"), "{line}: {stderr}");
+            let said = stderr.contains("ermission denied") && stderr.contains("hint: this user may not write there");
+            assert!(output.status.code() == Some(1) && said, "{line}: {stderr}");
         }
     }
     set_mode(home.path(), 0o755);

@@ -10,6 +10,22 @@ use crate::validate::Host;
 use std::time::Duration;
 
 /// What is to be measured; [`Pajamas::benchmark`](super::Pajamas::benchmark) begins it.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/installed.rs"));
+/// # fn main() -> pajamas::Result<()> {
+/// # let Installed { pajamas, model, .. } = &Installed::new();
+/// use pajamas::report::Outcome;
+///
+/// let made = pajamas.quantize(model).method("Q8_0").run()?;
+/// let report = pajamas.benchmark([&made]).prompt_tokens(&[64]).generate_tokens(&[16]).repetitions(2).run()?;
+/// for test in &report.runs[0].tests {
+///     let Outcome::Measured(measured) = &test.outcome else { panic!("{:?}", test.outcome) };
+///     println!("{} {:.0} tokens/s", test.test, measured.tokens_per_second.mean);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "nothing is measured before `run`"]
 pub struct Benchmark<'a> {
     call: Call<'a>,

@@ -15,6 +15,22 @@ use std::time::{Duration, Instant};
 
 /// What is to be generated, and how; [`Model::chat`] and [`Model::generate`] begin it. Each part that is not set is as
 /// `pajamas run` has it.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/installed.rs"));
+/// # fn main() -> pajamas::Result<()> {
+/// # let Installed { pajamas, model, .. } = &Installed::new();
+/// let model = pajamas.load(model).method("Q8_0").run()?;
+/// let messages = [pajamas::Message::new("system", "You are brief."), pajamas::Message::new("user", "What does a cow say?")];
+/// let answer = model.chat(messages).temperature(0.8).top_p(0.95).seed(7).max_tokens(20).run()?;
+/// assert!(answer.stats.generated_tokens <= 20);
+///
+/// // The text as it is, without the model's chat template.
+/// let story = model.generate("Once upon a time").temperature(0.0).stop(".").run()?;
+/// assert!(!story.text.contains('.'));
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "nothing is generated before `run` or `stream`"]
 pub struct Generate<'m> {
     model: &'m Model,
@@ -159,6 +175,23 @@ impl<'m> Generate<'m> {
 
 /// An answer that is being generated, whether or not somebody takes it: an iterator over its pieces of text, each of whole
 /// characters. A failure is the last item. Dropping it stops it.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/installed.rs"));
+/// # fn main() -> pajamas::Result<()> {
+/// # let Installed { pajamas, model, .. } = &Installed::new();
+/// let model = pajamas.load(model).method("Q8_0").run()?;
+/// let mut answer = model.chat("Count from 3 to 8.").temperature(0.0).stream();
+/// let mut text = String::new();
+/// for piece in &mut answer {
+///     text += &piece?;
+/// }
+/// assert_eq!(text, "3, 4, 5, 6, 7, 8.");
+/// let result = answer.result().expect("it has ended");
+/// println!("{:.0} tokens/s", result.stats.tokens_per_second);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Stream {
     pieces: Receiver<String>,
     stopped: Arc<AtomicBool>,

@@ -8,6 +8,18 @@ use crate::runtime::open::{self, OpenOptions};
 use crate::validate::Host;
 
 /// How a model is opened; [`Pajamas::load`](super::Pajamas::load) begins it.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/installed.rs"));
+/// # fn main() -> pajamas::Result<()> {
+/// # let Installed { pajamas, model, .. } = &Installed::new();
+/// // What must be quantized first is, and found again the next time.
+/// let model = pajamas.load(model).method("Q8_0").backend("gguf-cpu").isolated(true).context_length(256).run()?;
+/// assert_eq!(model.backend(), "gguf-cpu");
+/// assert_eq!(model.info().context_length, 256);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "nothing is loaded before `run`"]
 pub struct Load<'a> {
     call: Call<'a>,

@@ -58,6 +58,16 @@ struct Inner {
 }
 
 /// How to begin: everything has a default, which is what the program `pajamas` would take.
+///
+/// ```
+/// # fn main() -> pajamas::Result<()> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let folder = folder.path();
+/// let pajamas = pajamas::Pajamas::builder().home(folder).threads(4).offline(true).build()?;
+/// assert!(pajamas.models().is_empty());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Builder {
     flags: Flags,

@@ -11,6 +11,22 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// A loaded model. Clones are the same model, and any of them may be used from any thread; it is unloaded with the last one.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/installed.rs"));
+/// # fn main() -> pajamas::Result<()> {
+/// # let Installed { pajamas, model, .. } = &Installed::new();
+/// let model = pajamas.load(model).method("Q8_0").run()?;
+/// let answer = model.chat("What is the capital of France?").temperature(0.0).run()?;
+/// assert_eq!(answer.text, "The capital of France is Paris.");
+///
+/// let tokens = model.tokenize("A cow says", true, false)?;
+/// let logits = model.logits(&tokens)?;
+/// assert_eq!(logits.rows().count(), tokens.len());
+/// assert_eq!(logits.vocabulary_size, model.info().vocabulary_size as usize);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Model(Arc<Opened>);
 

@@ -33,6 +33,26 @@ pub enum Measure {
 }
 
 /// What is to be made; [`Pajamas::quantize`](super::Pajamas::quantize) begins it.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/installed.rs"));
+/// # fn main() -> pajamas::Result<()> {
+/// # let Installed { pajamas, model, .. } = &Installed::new();
+/// use pajamas::Measure;
+///
+/// // By a method, measured against the source.
+/// let made = pajamas.quantize(model).method("Q8_0").measure(Measure::Always).tokens(1024).run()?;
+/// println!("{:.2} times smaller", made.artifact.ratio);
+/// let validation = made.validation.expect("it was to be measured");
+/// assert!(validation.comparison.is_some_and(|comparison| comparison.kl_divergence.mean < 0.001));
+///
+/// // Or the best that fits, found by measuring.
+/// let found = pajamas.quantize(model).fit(2 << 20).tokens(1024).run()?;
+/// assert!(found.artifact.report.output_bytes <= 2 << 20);
+/// println!("{}", found.search.expect("it was searched for").reason);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "nothing is made before `run`"]
 pub struct Quantize<'a> {
     call: Call<'a>,

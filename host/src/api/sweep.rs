@@ -1,6 +1,7 @@
 //! Several methods side by side.
 
 use super::call::{Call, call_methods};
+use super::validate::TOKENS;
 use crate::config::Config;
 use crate::error::Result;
 use crate::pipeline::{self, QuantizeOptions};
@@ -11,6 +12,19 @@ use crate::validate::text::Text;
 use std::path::PathBuf;
 
 /// What is to be tried; [`Pajamas::sweep`](super::Pajamas::sweep) begins it.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/installed.rs"));
+/// # fn main() -> pajamas::Result<()> {
+/// # let Installed { pajamas, model, .. } = &Installed::new();
+/// let sweep = pajamas.sweep(model).methods(["Q4_K_M", "Q8_0"]).tokens(1024).speed(32, 8).repetitions(1).run()?;
+/// for row in &sweep.rows {
+///     println!("{}: {} bytes, mean KL divergence {:.5}", row.method, row.size_bytes, row.kld);
+/// }
+/// assert_eq!(sweep.rows.len(), 2);
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "nothing is tried before `run`"]
 pub struct SweepMethods<'a> {
     call: Call<'a>,
@@ -25,7 +39,7 @@ impl<'a> SweepMethods<'a> {
             formats: Vec::new(),
             keep: false,
             text: None,
-            tokens: 4096,
+            tokens: TOKENS,
             speed: (512, 128),
             repetitions: 3,
             isolated: false,
@@ -59,7 +73,7 @@ impl<'a> SweepMethods<'a> {
         self
     }
 
-    /// Tokens of the text to read at the most; 4096 without this.
+    /// Tokens of the text to read at the most; 8192 without this.
     pub fn tokens(mut self, tokens: usize) -> Self {
         self.options.tokens = tokens;
         self

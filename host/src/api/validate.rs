@@ -13,6 +13,20 @@ use std::path::PathBuf;
 pub const TOKENS: usize = 8192;
 
 /// What is to be measured; [`Pajamas::validate`](super::Pajamas::validate) begins it.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/installed.rs"));
+/// # fn main() -> pajamas::Result<()> {
+/// # let Installed { pajamas, model, .. } = &Installed::new();
+/// let made = pajamas.quantize(model).method("Q4_K_M").run()?;
+/// // Without a reference it is compared with what it was made from.
+/// let report = pajamas.validate(&made).max_kld(0.05).tokens(1024).run()?;
+/// let comparison = report.comparison.expect("its source is here");
+/// println!("{:.5} ± {:.5}", comparison.kl_divergence.mean, comparison.kl_divergence.standard_error);
+/// assert!(report.verdict.is_some_and(|verdict| verdict.passed));
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "nothing is measured before `run`"]
 pub struct Validate<'a> {
     call: Call<'a>,

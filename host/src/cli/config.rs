@@ -6,6 +6,7 @@ use crate::config::settings::{self, Setting};
 use crate::config::{self, Config, Origin, edit};
 use crate::env_vars;
 use crate::error::Error;
+use crate::plugins;
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -71,7 +72,7 @@ pub fn execute(args: &Args, common: &super::Common) -> anyhow::Result<()> {
     match args.action.as_ref().unwrap_or(&Action::List) {
         Action::List => list(&load()?, common),
         Action::Get { key } => get(find(key)?, &load()?, common),
-        Action::Set { key, value } => set(find(key)?, value),
+        Action::Set { key, value } => set(find(key)?, value, common),
         Action::Unset { key } => unset(key),
         Action::Path => path(common),
     }
@@ -152,14 +153,31 @@ fn get(key: &Key, config: &Config, common: &super::Common) -> anyhow::Result<()>
     Ok(())
 }
 
-fn set(key: &Key, value: &[String]) -> anyhow::Result<()> {
+fn set(key: &Key, value: &[String], common: &super::Common) -> anyhow::Result<()> {
     let path = file()?;
     edit::set(&path, key, value)?;
     output::say(&output::one_line(&format!("set `{}` in {}", key.name, path.display())));
-    if key.name == "backend" && env_vars::value(env_vars::PAJAMAS_BACKEND).is_some() {
-        output::say(&format!("note: {} is set and comes before the file", env_vars::PAJAMAS_BACKEND));
+    if key.name == "backend" {
+        if env_vars::value(env_vars::PAJAMAS_BACKEND).is_some() {
+            output::say(&format!("note: {} is set and comes before the file", env_vars::PAJAMAS_BACKEND));
+        }
+        note_unknown(&value.join(" "), common);
     }
     Ok(())
+}
+
+/// No error: its plugin may be installed later.
+fn note_unknown(backend: &str, common: &super::Common) {
+    let Ok(config) = Config::load(&common.flags()) else { return };
+    // No plugin is asked for that: a name is in its file.
+    let usable = plugins::inventory(&config).into_iter().filter(|plugin| plugin.manifest.is_some());
+    let mut installed: Vec<String> = usable.map(|plugin| plugin.name()).collect();
+    installed.dedup();
+    if !installed.iter().any(|name| name == backend) {
+        let unknown = Error::UnknownBackend { name: backend.into(), installed };
+        let hint = unknown.hint().map_or_else(String::new, |hint| format!(": {hint}"));
+        output::say(&output::one_line(&format!("note: no plugin here is called `{backend}`{hint}")));
+    }
 }
 
 fn unset(name: &str) -> anyhow::Result<()> {

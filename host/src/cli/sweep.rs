@@ -4,11 +4,11 @@ use super::interrupt::Interrupt;
 use super::output;
 use super::progress::Console;
 use super::validate::tokens;
-use crate::Pajamas;
 use crate::config::Config;
 use crate::error::Error;
 use crate::files;
 use crate::sweep::{self, Sweep, plot, report};
+use crate::{Pajamas, TOKENS_TO_VALIDATE};
 use std::path::{Path, PathBuf};
 
 /// What `pajamas sweep` takes.
@@ -29,7 +29,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     text: Option<PathBuf>,
     /// Tokens of the text to read at the most.
-    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = tokens)]
+    #[arg(long, value_name = "N", default_value_t = TOKENS_TO_VALIDATE, value_parser = tokens)]
     tokens: usize,
     /// Tokens of prompt to time.
     #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]

@@ -36,6 +36,23 @@ pub struct OpenOptions {
 }
 
 /// Who wants to know what happens in a piece of work; by default nobody does.
+///
+/// ```
+/// # include!(concat!(env!("CARGO_MANIFEST_DIR"), "/assets/installed.rs"));
+/// # fn main() -> pajamas::Result<()> {
+/// # let Installed { pajamas, model, .. } = &Installed::new();
+/// struct OnStderr;
+///
+/// impl pajamas::Observer for OnStderr {
+///     fn progress(&self, update: &pajamas::ProgressUpdate) {
+///         eprintln!("{} {:.0} % {}", update.stage, update.fraction * 100.0, update.detail);
+///     }
+/// }
+///
+/// pajamas.quantize(model).method("Q8_0").observer(&OnStderr).run()?;
+/// # Ok(())
+/// # }
+/// ```
 pub trait Observer: Sync {
     /// Something that a user should read, because it may not be what they want.
     fn warn(&self, message: &str) {

@@ -334,7 +334,7 @@ class Installation:
         :param formats: one or several; all that can be made and run here without it.
         :param keep: keep the models that are made.
         :param text: a file to measure on.
-        :param tokens: tokens of it to read at the most: 4096 without it.
+        :param tokens: tokens of it to read at the most: 8192 without it.
         :param prompt_tokens: tokens of prompt to time.
         :param generate_tokens: tokens of answer to time.
         :param repetitions: how often each is timed: 3 times without it.

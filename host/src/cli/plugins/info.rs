@@ -266,20 +266,33 @@ fn print_options(options: &[OptionRow]) {
 }
 
 fn print_recipes(recipes: &[RecipeRow]) {
-    let mut rows = vec![["NAME", "FORMAT", "BITS", "FROM", "OPTIONS", "GOOD FOR"].map(String::from).to_vec()];
-    rows.extend(recipes.iter().map(|recipe| {
-        let options: Vec<&str> = recipe.options.iter().map(|option| option.name.as_str()).collect();
-        vec![
-            recipe.name.clone(),
-            recipe.format.clone(),
-            format!("{:.2}", recipe.bits_per_weight),
-            recipe.sources.join(" "),
-            if options.is_empty() { "-".into() } else { options.join(" ") },
-            recipe.description.clone(),
-        ]
-    }));
+    let options = |recipe: &RecipeRow| {
+        let names: Vec<&str> = recipe.options.iter().map(|option| option.name.as_str()).collect();
+        if names.is_empty() { "-".to_owned() } else { names.join(" ") }
+    };
+    let columns: [(&str, &dyn Fn(&RecipeRow) -> String); 6] = [
+        ("NAME", &|recipe| recipe.name.clone()),
+        ("FORMAT", &|recipe| recipe.format.clone()),
+        ("BITS", &|recipe| format!("{:.2}", recipe.bits_per_weight)),
+        ("FROM", &|recipe| recipe.sources.join(" ")),
+        ("OPTIONS", &options),
+        ("GOOD FOR", &|recipe| recipe.description.clone()),
+    ];
+    // Recipes of one quantizer mostly share these, and what all of them share is said once.
+    let shared = |(name, cell): &(&str, &dyn Fn(&RecipeRow) -> String)| {
+        let [first, others @ ..] = recipes else { return false };
+        ["FROM", "OPTIONS"].contains(name)
+            && !others.is_empty()
+            && others.iter().all(|other| cell(other) == cell(first))
+    };
+    let columns: Vec<_> = columns.into_iter().filter(|column| !shared(column)).collect();
+    let mut rows = vec![columns.iter().map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>()];
+    rows.extend(recipes.iter().map(|recipe| columns.iter().map(|(_, cell)| cell(recipe)).collect()));
     output::table(&rows);
-    // Recipes of one quantizer mostly share their options.
+    if !columns.iter().any(|(name, _)| *name == "FROM") && !recipes[0].sources.is_empty() {
+        let sources = output::one_line(&recipes[0].sources.join(", "));
+        output::print(&format!("\nAll of them are made from: {sources}"));
+    }
     let mut seen: Vec<&str> = Vec::new();
     let options: Vec<&OptionRow> = recipes.iter().flat_map(|recipe| &recipe.options).collect();
     let mut rows = vec![["OPTION", "VALUES", "DEFAULT", "HELP"].map(String::from).to_vec()];
@@ -290,7 +303,7 @@ fn print_recipes(recipes: &[RecipeRow]) {
         }
     }
     if rows.len() > 1 {
-        output::print("");
+        output::print("\nTheir options, for `--set NAME=VALUE`");
         output::table(&rows);
     }
 }

@@ -5,6 +5,7 @@ mod chat;
 mod commands;
 mod dialogue;
 mod editor;
+mod stdin;
 mod turns;
 
 use super::interrupt::Interrupt;
@@ -16,9 +17,8 @@ use crate::error::Error;
 use crate::plugins;
 use crate::runtime::obtain::{Obtain, Purpose};
 use crate::runtime::open::{self, OpenOptions};
-use anyhow::Context;
 use pajamas_plugin_api::Sampling;
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 /// What `pajamas run` takes.
@@ -27,7 +27,8 @@ pub struct Args {
     /// A GGUF file, an MLX folder, the name of a model already made, a Hugging Face folder, or an id on the Hub
     /// (`org/name`).
     model: String,
-    /// The prompt; without it, it is read from stdin, or a terminal starts a chat. With `-i`, the chat's first turn.
+    /// The prompt; without it, it is read from stdin, or a terminal starts a chat. With it, what a pipe or a file on stdin
+    /// has comes before it, as the text that it is about. With `-i`, the chat's first turn.
     prompt: Option<String>,
     /// The same, for one that begins with a dash.
     #[arg(short = 'p', long = "prompt", value_name = "PROMPT", conflicts_with = "prompt", allow_hyphen_values = true)]
@@ -43,7 +44,7 @@ pub struct Args {
     /// Go on with the conversation in this file, if it is there, and keep it there after every answer.
     #[arg(long, value_name = "FILE", conflicts_with = "raw")]
     session: Option<PathBuf>,
-    /// Send the prompt as it is, without the model's chat template.
+    /// Send the prompt, and what stdin has for it, as it is, without the model's chat template.
     #[arg(long)]
     raw: bool,
     /// Tokens to generate at the most.
@@ -123,16 +124,17 @@ impl Args {
 pub fn execute(mut args: Args, common: &super::Common, config: &Config) -> anyhow::Result<()> {
     args.prompt = args.prompt.or(args.prompt_option.take());
     let interactive = args.interactive || (args.prompt.is_none() && !common.json && std::io::stdin().is_terminal());
+    // Before stdin, which may be read for long: a session that cannot be used is an error at once, and Ctrl-C is heard.
+    let conversation = dialogue::begin(&args)?;
+    let interrupt = Interrupt::install()?;
     let prompt = match &args.prompt {
-        Some(prompt) => Some(checked_prompt(prompt.clone())?),
+        Some(prompt) if interactive => Some(checked_prompt(prompt.clone())?),
+        Some(prompt) => Some(stdin::before(checked_prompt(prompt.clone())?)?),
         None if interactive => None,
-        None => Some(read_stdin()?),
+        None => Some(checked_prompt(stdin::prompt()?)?),
     };
     let config = args.open.over(config);
-    // A session that cannot be used is said before the model is loaded, or even made.
-    let conversation = dialogue::begin(&args)?;
     let candidates = plugins::survey(&config);
-    let interrupt = Interrupt::install()?;
     let console = Console::new(&args.model);
     let options = OpenOptions { context_length: args.context_length, ..args.open.options(&config) };
     let (purpose, cancel) = (Purpose::Run(&options), interrupt.begin());
@@ -150,41 +152,10 @@ pub fn execute(mut args: Args, common: &super::Common, config: &Config) -> anyho
     }
 }
 
-/// The prompt on stdin, in bytes at the most: far more than any context holds, and an end to what is read.
-const PROMPT_BYTES_MAX: u64 = 64 << 20;
-
-fn read_stdin() -> anyhow::Result<String> {
-    prompt_from(std::io::stdin().lock())
-}
-
-fn prompt_from(input: impl Read) -> anyhow::Result<String> {
-    let mut bytes = Vec::new();
-    input.take(PROMPT_BYTES_MAX + 1).read_to_end(&mut bytes).context("reading the prompt from stdin failed")?;
-    if bytes.len() as u64 > PROMPT_BYTES_MAX {
-        let message = format!("the prompt on stdin has more than {PROMPT_BYTES_MAX} bytes");
-        return Err(Error::Usage { message, hint: "a context holds far less; give a shorter prompt".into() }.into());
-    }
-    // After the size, because the end of what was read may be in the middle of a character.
-    let text = String::from_utf8(bytes).context("the prompt on stdin is not UTF-8")?;
-    checked_prompt(text.trim_end_matches(['\n', '\r']).to_owned())
-}
-
 fn checked_prompt(text: String) -> anyhow::Result<String> {
     if text.trim().is_empty() {
         let hint = "give it with `-p`, on stdin, or chat with `-i`".into();
         return Err(Error::Usage { message: "there is no prompt".into(), hint }.into());
     }
     Ok(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_prompt_that_never_ends_is_refused_at_the_cap() {
-        let error = prompt_from(std::io::repeat(b'x')).unwrap_err().to_string();
-        assert_eq!(error, "the prompt on stdin has more than 67108864 bytes");
-        assert_eq!(prompt_from(&b"Hi\nthere\r\n"[..]).unwrap(), "Hi\nthere");
-    }
 }
