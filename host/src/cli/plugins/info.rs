@@ -265,12 +265,15 @@ fn print_options(options: &[OptionRow]) {
     output::table(&rows);
 }
 
+/// A column of recipes: its name, and the cell of a row.
+type Column<'a> = (&'a str, &'a dyn Fn(&RecipeRow) -> String);
+
 fn print_recipes(recipes: &[RecipeRow]) {
     let options = |recipe: &RecipeRow| {
         let names: Vec<&str> = recipe.options.iter().map(|option| option.name.as_str()).collect();
         if names.is_empty() { "-".to_owned() } else { names.join(" ") }
     };
-    let columns: [(&str, &dyn Fn(&RecipeRow) -> String); 6] = [
+    let columns: [Column<'_>; 6] = [
         ("NAME", &|recipe| recipe.name.clone()),
         ("FORMAT", &|recipe| recipe.format.clone()),
         ("BITS", &|recipe| format!("{:.2}", recipe.bits_per_weight)),
@@ -279,7 +282,7 @@ fn print_recipes(recipes: &[RecipeRow]) {
         ("GOOD FOR", &|recipe| recipe.description.clone()),
     ];
     // Recipes of one quantizer mostly share these, and what all of them share is said once.
-    let shared = |(name, cell): &(&str, &dyn Fn(&RecipeRow) -> String)| {
+    let shared = |(name, cell): &Column<'_>| {
         let [first, others @ ..] = recipes else { return false };
         ["FROM", "OPTIONS"].contains(name)
             && !others.is_empty()
