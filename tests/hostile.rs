@@ -7,7 +7,8 @@
 //!   `load_model`), `-generate`;
 //! - what: `exit-0`, `exit-1`, `abort`, `segv`, `ill`, `bus`, `cxx` (a C++ exception), `panic`, `hang`; and, going on as
 //!   if nothing had happened, `fork` (a process in a session of its own keeps all descriptors for 60 s), `flood` (100 MB
-//!   on stdout and on stderr), `garbage` and `nonsense` (no frame, and no message, in every pipe that can be written to).
+//!   on stdout and on stderr), `garbage` and `nonsense` (no frame, and no message, in every pipe that can be written to);
+//!   `cut` (the beginning of a frame there, and then an abort).
 //!
 //! The others: `well`, `well-cpu`, `well-gpu`; when probed `chatter`, `print`, `unavailable`, `huge-answer` and
 //! `slow-at-probe`; when loading a model `oom-at-model` and `unsupported-at-model`; when generating `panic-midway`,

@@ -103,6 +103,8 @@ rows! {
 
     malformed_frame_at_the_probe: fails("nonsense-at-probe", "the worker process spoke nonsense (");
     garbage_on_the_private_pipe: fails("garbage-at-probe", "the worker process spoke nonsense (a message of 4294967295 bytes)");
+    end_within_a_frame_at_the_probe: fails("cut-at-probe", "the worker process crashed (abort, signal 6)");
+    end_within_a_frame_while_generating: fails_isolated("cut-generate", "the worker process crashed (abort, signal 6)");
     answer_of_20_megabytes: fails("huge-answer", "an answer failed: message too long");
 }
 

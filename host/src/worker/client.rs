@@ -63,6 +63,10 @@ impl Worker {
         if let Some(mut stdout) = child.stdout.take() {
             std::thread::spawn(move || {
                 while let Some(reply) = protocol::read::<Reply>(&mut stdout).transpose() {
+                    // The process was ended while it was writing: how it ended tells more than what it left.
+                    if reply.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::UnexpectedEof) {
+                        break;
+                    }
                     let failed = reply.is_err();
                     if sender.send(reply).is_err() || failed {
                         break;

@@ -58,6 +58,12 @@ pub fn commit(mode: &Mode, stage: Stage) {
         "garbage" => write_into_pipes(&[0xff; 64]),
         // A frame of one byte, which is no MessagePack.
         "nonsense" => write_into_pipes(&[1, 0, 0, 0, 0xc1]),
+        // The beginning of a frame, and then the end: as one that is killed while it writes.
+        "cut" => {
+            write_into_pipes(&[8, 0, 0, 0, 0x81]);
+            // SAFETY: it has no preconditions.
+            unsafe { libc::abort() }
+        }
         // A mode that only looks like a fault; whoever knows it does it.
         _ => (),
     }
