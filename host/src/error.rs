@@ -219,9 +219,10 @@ fn how_to_mend(doing: &str, error: &std::io::Error) -> &'static str {
         ("reading" | "opening", PermissionDenied) => {
             "this user may not use it: ask its owner, or change its permissions"
         }
-        ("creating" | "creating a folder in" | "creating a lock in" | "writing" | "renaming", PermissionDenied) => {
-            "this user may not write there: choose another place, or change the folder's permissions"
-        }
+        (
+            "creating" | "creating a file in" | "creating a folder in" | "creating a lock in" | "writing" | "renaming",
+            PermissionDenied,
+        ) => "this user may not write there: choose another place, or change the folder's permissions",
         ("removing", PermissionDenied) => {
             "this user may not remove it: ask its owner, or change the folder's permissions"
         }
@@ -242,8 +243,9 @@ pub fn how_to_install(backend: &str) -> String {
 }
 
 /// What to do when no plugin is installed.
-pub const NO_PLUGIN_HINT: &str = "no plugin is installed: run `make install` in the source folder, or copy a plugin's \
-                                  library into the `plugins` folder of `pajamas info`'s home";
+pub const NO_PLUGIN_HINT: &str = "no plugin is installed: keep `bin` and `lib` of an archive side by side (a link to \
+                                  `bin/pajamas` will do, a copy will not), run `make install` in the source folder, or copy \
+                                  a plugin's library into the `plugins` folder of `pajamas info`'s home";
 
 #[cfg(test)]
 mod tests {

@@ -18,6 +18,19 @@ fn quantize_fails(home: &Home, model: &str, extra: &[&str], error: &str, hint: &
     assert_eq!(home.listing("models"), [""; 0], "something was left behind");
 }
 
+#[test]
+fn what_can_be_known_before_the_work_is_said_before_it() {
+    let home = Home::with_gguf_cpu();
+    let folder = pajama_tiny().display().to_string();
+    let text = home.path().join("short.txt");
+    std::fs::write(&text, "Short.").unwrap();
+    quantize_fails(&home, &folder, &["--text", text.to_str().unwrap()], "is too short: 6 bytes", "at least 32 tokens");
+    let file = home.path().join("new.gguf");
+    let run = home.run(["quantize", &folder, "-o", file.to_str().unwrap()]);
+    run.misused("named like a file", "--name NAME");
+    assert!(!file.exists());
+}
+
 fn edit_config(folder: &std::path::Path, from: &str, to: &str) {
     let path = folder.join("config.json");
     let text = std::fs::read_to_string(&path).unwrap();

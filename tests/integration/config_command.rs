@@ -1,6 +1,6 @@
 //! `pajamas config` says what every setting is and where it came from, and changes the file without spoiling it.
 
-use pajamas_tests::{Home, Run, assert_schema};
+use pajamas_tests::{Home, Run, assert_schema, pajama_tiny};
 
 fn file(home: &Home) -> String {
     std::fs::read_to_string(home.path().join("config.toml")).unwrap()
@@ -91,6 +91,19 @@ fn a_backend_that_is_not_here_is_set_and_noted() {
     let run = home.run(["config", "set", "backend", "gguf-cuda"]);
     assert!(run.succeeded().stderr.contains("`make plugin-cuda install`"), "{run:?}");
     assert!(!home.run(["config", "set", "backend", "gguf-cpu"]).succeeded().stderr.contains("note:"));
+}
+
+#[test]
+fn a_method_that_nothing_makes_is_noted_and_then_refused() {
+    let home = Home::with_gguf_cpu();
+    let run = home.run(["config", "set", "method", "Q8_1", "--json"]);
+    assert!(run.succeeded().stderr.contains("note: no plugin here makes `Q8_1`: did you mean `Q8_0`?"), "{run:?}");
+    let tiny = pajama_tiny().display().to_string();
+    home.run(["quantize", &tiny]).misused("the settings ask for the method `Q8_1`", "did you mean `Q8_0`?");
+    home.run(["quantize", &tiny, "-m", "Q8_0", "--no-validate"]).succeeded();
+    home.run(["config", "set", "method", "q6_k"]).succeeded();
+    let made = home.run(["quantize", &tiny, "--no-validate", "--json"]).json();
+    assert_eq!(made["method"], "Q6_K");
 }
 
 #[test]

@@ -179,7 +179,7 @@ fn an_archive_runs_wherever_it_is_unpacked() {
     for file in ["README.md", "LICENSE-MIT", "LICENSE-APACHE", "THIRD-PARTY-NOTICES.txt", "docs/quick-start.md"] {
         assert!(place.join(file).is_file(), "{file} is not in the archive");
     }
-    let tiny = pajama_tiny();
+    let tiny = place.join("tests/fixtures/pajama-tiny");
     let ask =
         [OsStr::new("run"), tiny.as_os_str(), "What is the capital of France?".as_ref(), "-t".as_ref(), "0".as_ref()];
     let answered = user.run(&place.join("bin/pajamas"), ask, "nothing");

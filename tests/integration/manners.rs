@@ -252,6 +252,19 @@ fn a_read_only_home_can_still_be_used() {
     set_mode(home.path(), 0o755);
 }
 
+#[test]
+fn a_home_in_which_nothing_can_be_kept_is_enough_to_run_a_model() {
+    let (home, model, _) = open_home();
+    std::fs::remove_dir_all(home.path().join("cache")).unwrap();
+    set_mode(home.path(), 0o555);
+    let ask = home.command(["run", &model, "What is the capital of France?", "-t", "0"]);
+    let output = run(as_nobody(&home, ask));
+    set_mode(home.path(), 0o755);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "The capital of France is Paris.\n", "{stderr}");
+    assert!(!home.path().join("cache").exists());
+}
+
 /// `command` as somebody who may not write everywhere: root's runs become nobody's, with copies of the programs where
 /// nobody may go.
 fn as_nobody(home: &Home, command: Command) -> Command {

@@ -273,6 +273,8 @@ fn what_cannot_be_measured_is_refused_with_what_to_do() {
         path.display().to_string()
     };
     run(&["--text", &file("short.txt", b"Once upon a time.")]).failed_with("is too short", "at least 32");
+    let short = file("words.txt", b"Once upon a time there was a fox and a cow.");
+    run(&["--text", &short]).failed_with("is too short", "at least 32");
     run(&["--text", &file("latin1.txt", b"caf\xe9 is not UTF-8 here, but Latin-1")]).failed_with("byte 3", "UTF-8");
     run(&["--text", &home.path().display().to_string()]).failed_with("this is no file", "UTF-8");
     run(&["--reference", &model]).misused("cannot be its own reference", "--reference MODEL");

@@ -61,7 +61,7 @@ def test_hints_are_for_python(hint, here):
 
 def test_a_model_whose_measuring_fails_is_there_all_the_same(source, tmp_path):
     text = tmp_path / "short.txt"
-    text.write_text("too short")
+    text.write_text("Long enough in bytes, and too short in tokens.")
     with pytest.raises(pajamas.PajamasError, match="too short") as caught:
         pajamas.quantize(source, "Q4_0", output_dir=tmp_path, validate=True, text=text)
     assert caught.value.made is not None and caught.value.made.path.is_file()

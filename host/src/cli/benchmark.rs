@@ -60,7 +60,7 @@ pub struct Args {
     /// Tokens of context [default: what the tests need].
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     context_length: Option<u32>,
-    /// Threads to compute with [default: one for each core].
+    /// Threads to compute with [default: one for each core that is free].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     threads: Option<u32>,
     /// An option of the backends, as NAME=VALUE; may be given several times. `pajamas plugins info BACKEND` lists them.

@@ -6,7 +6,7 @@ use crate::config::settings::{self, Setting};
 use crate::config::{self, Config, Origin, edit};
 use crate::env_vars;
 use crate::error::Error;
-use crate::plugins;
+use crate::{pipeline, plugins};
 use serde::Serialize;
 use std::path::PathBuf;
 
@@ -31,7 +31,7 @@ enum Action {
         /// The setting's name.
         key: String,
         /// Its value; for `plugin_dirs`, any number of folders.
-        #[arg(required = true, allow_hyphen_values = true)]
+        #[arg(required = true, allow_negative_numbers = true)]
         value: Vec<String>,
     },
     /// Take a setting out of the settings file.
@@ -163,6 +163,9 @@ fn set(key: &Key, value: &[String], common: &super::Common) -> anyhow::Result<()
         }
         note_unknown(&value.join(" "), common);
     }
+    if key.name == "method" {
+        note_unknown_method(&value.join(" "), common);
+    }
     Ok(())
 }
 
@@ -177,6 +180,15 @@ fn note_unknown(backend: &str, common: &super::Common) {
         let unknown = Error::UnknownBackend { name: backend.into(), installed };
         let hint = unknown.hint().map_or_else(String::new, |hint| format!(": {hint}"));
         output::say(&output::one_line(&format!("note: no plugin here is called `{backend}`{hint}")));
+    }
+}
+
+/// As [`note_unknown`]. What methods there are, plugins say; it is remembered.
+fn note_unknown_method(method: &str, common: &super::Common) {
+    let Ok(config) = Config::load(&common.flags()) else { return };
+    if let Err(unknown) = pipeline::is_known(method, &plugins::survey(&config)) {
+        let hint = unknown.hint().unwrap_or_default();
+        output::say(&output::one_line(&format!("note: no plugin here makes `{method}`: {hint}")));
     }
 }
 

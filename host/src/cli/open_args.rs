@@ -19,7 +19,7 @@ pub struct OpenArgs {
     /// The quantization method, where the model must be quantized first [default: Q4_K_M for GGUF, 4bit for MLX].
     #[arg(short, long)]
     method: Option<String>,
-    /// Threads to compute with [default: one for each core].
+    /// Threads to compute with [default: one for each core that is free].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     threads: Option<u32>,
     /// An option of the backend, as NAME=VALUE; may be given several times. `pajamas plugins info BACKEND` lists them.

@@ -44,6 +44,7 @@ pub struct Args {
     force: bool,
     /// Find the best method that makes it at most this large, by measuring: `6GiB`, `500MB` (GGUF). Without `--method`,
     /// `--max-kld` likewise finds the smallest that is good enough; with both, that must also fit.
+    /// By size alone, what was found passes until its perplexity is twice the source's, or by `--max-degradation`.
     #[arg(long, value_name = "SIZE", value_parser = bytes, conflicts_with_all = ["method", "bits", "no_validate"])]
     fit: Option<u64>,
     /// Say what would be made, tensor by tensor, and write nothing (GGUF).
@@ -182,6 +183,11 @@ impl Args {
             work = work.set(name, value);
         }
         if let Some(dir) = &self.output {
+            if dir.extension().is_some_and(|it| it.eq_ignore_ascii_case(format::GGUF)) && !dir.exists() {
+                let message = format!("`--output` takes a folder, and `{}` is named like a file", dir.display());
+                let hint = "`--output FOLDER --name NAME` writes FOLDER/NAME.gguf".into();
+                return Err(Error::Usage { message, hint });
+            }
             work = work.output_dir(dir);
         }
         if let Some(name) = &self.name {

@@ -69,11 +69,14 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
     let dir = args.output.clone().unwrap_or_else(|| config.home.join("sweeps").join(&found.name));
     std::fs::create_dir_all(&dir).map_err(Error::io("creating", &dir))?;
     console.clear();
-    let report = write(&found, &dir)?;
+    // First what took so long: the files may not find room.
     if common.json {
         output::json(&found)?;
     } else {
         table(&found);
+    }
+    let report = write(&found, &dir)?;
+    if !common.json {
         output::print(&output::shown(&report.display().to_string()));
     }
     if found.interrupted { Err(Error::Interrupted.into()) } else { Ok(()) }

@@ -59,7 +59,7 @@ pub const KEYS: [Key; 11] = [
     Key {
         name: "threads",
         kind: Kind::Count(u32::MAX as i64),
-        default: "one for each core",
+        default: "one for each core that is free",
         help: "Threads to compute with.",
     },
     Key {

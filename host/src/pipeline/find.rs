@@ -29,6 +29,15 @@ pub(super) fn find_quantizer<'a>(
         .filter(|(_, recipe)| recipe.sources.iter().any(|known| known == source_format))
         .filter(|(_, recipe)| options.format.as_ref().is_none_or(|format| recipe.format.eq_ignore_ascii_case(format)))
         .collect();
+    if let (None, Some(method)) = (&options.method, &config.method)
+        && let Err(unknown @ Error::UnknownRecipe { .. }) = super::is_known(method, candidates)
+        && !able.is_empty()
+    {
+        return Err(Error::Usage {
+            message: format!("the settings ask for the method `{method}`, and no plugin here makes it"),
+            hint: format!("`pajamas config` shows where that comes from; {}", unknown.hint().unwrap_or_default()),
+        });
+    }
     let by_name = |name: &str| able.iter().find(|(_, recipe)| recipe.name.eq_ignore_ascii_case(name));
     let found = match &options.method {
         Some(name) => by_name(name),

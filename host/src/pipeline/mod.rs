@@ -342,8 +342,12 @@ pub fn is_known(method: &str, candidates: &[Candidate]) -> Result<()> {
     if recipes(candidates).any(|(_, recipe)| recipe.name.eq_ignore_ascii_case(method)) {
         return Ok(());
     }
-    let mut known: Vec<String> = recipes(candidates).map(|(_, recipe)| recipe.name.clone()).collect();
-    known.dedup();
+    let mut known: Vec<String> = Vec::new();
+    for (_, recipe) in recipes(candidates) {
+        if !known.contains(&recipe.name) {
+            known.push(recipe.name.clone());
+        }
+    }
     Err(Error::UnknownRecipe { name: method.into(), known })
 }
 

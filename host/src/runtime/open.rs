@@ -9,6 +9,7 @@ use crate::models::source::Source;
 use crate::models::{format, store};
 use crate::pipeline::{self, Artifact, QuantizeOptions};
 use crate::plugins::{Candidate, arithmetic, load, rank};
+use crate::text::counted;
 use crate::worker::remote_model::RemoteModel;
 use pajamas_plugin_api::{
     Availability, CancelToken, Capabilities, DeviceClass, ErrorKind, LoadRequest, Options, ProgressUpdate, options,
@@ -216,7 +217,7 @@ pub fn request(path: &Path, set: Options, options: &OpenOptions, config: &Config
     request.context_length = options.context_length.or(config.context_length);
     request.threads = config.threads.or_else(|| {
         let threads = hardware::threads_beside_others()?;
-        tracing::info!("computing with {threads} threads: other programs have the other cores");
+        tracing::info!("computing with {}: other programs have the other cores", counted(threads as usize, "thread"));
         Some(threads)
     });
     request.parallel_slots = options.parallel.unwrap_or(1).max(1);

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::runtime::Engine;
+use crate::text::counted;
 use serde::Serialize;
 use std::fs::File;
 use std::io::Read;
@@ -49,12 +50,20 @@ impl Text {
         }
     }
 
-    /// That there is such a file, and that it begins with text, before anything is done for it.
+    /// That there is such a file, and that it begins with text and is not far too short, before anything is done for it.
     ///
     /// # Errors
-    /// When it is no file, or cannot be read.
+    /// When it is no file, cannot be read, or has fewer bytes than it needs tokens.
     pub fn check(&self) -> Result<()> {
-        self.read(1 << 16).map(drop)
+        let (text, _) = self.read(1 << 16)?;
+        if text.len() < TOKENS_MIN { Err(self.too_short(&counted(text.len(), "byte"))) } else { Ok(()) }
+    }
+
+    fn too_short(&self, has: &str) -> Error {
+        Error::Refused {
+            message: format!("the text `{}` is too short: {has}", self.name()),
+            hint: format!("at least {TOKENS_MIN} tokens are needed, some thousand are better"),
+        }
     }
 
     /// The first `tokens` tokens by `engine`'s tokenizer, or all there are. Memory does not grow with the file: no more of
@@ -73,10 +82,7 @@ impl Text {
             }
             ids.truncate(tokens);
             if ids.len() < TOKENS_MIN {
-                return Err(Error::Refused {
-                    message: format!("the text `{}` is too short: {} tokens", self.name(), ids.len()),
-                    hint: format!("at least {TOKENS_MIN} are needed, some thousand are better"),
-                });
+                return Err(self.too_short(&counted(ids.len(), "token")));
             }
             return Ok(ids);
         }

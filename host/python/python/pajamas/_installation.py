@@ -140,7 +140,7 @@ class Installation:
             ``method``.
         :param max_kld: the mean KL divergence from the source to allow, in nats: without ``method``, the smallest that keeps
             to it is found by measuring.
-        :param max_degradation: how much perplexity may grow; 0.05 is five percent.
+        :param max_degradation: how much perplexity may grow; 0.05, five percent, without it, and 1.0 with ``fit`` alone.
         :param validate: ``False`` does not measure, ``True`` raises where that cannot be done.
         :param text: a file to measure on.
         :param tokens: tokens of it to read at the most: 2048 without it, in a search 8192.
