@@ -219,10 +219,9 @@ fn how_to_mend(doing: &str, error: &std::io::Error) -> &'static str {
         ("reading" | "opening", PermissionDenied) => {
             "this user may not use it: ask its owner, or change its permissions"
         }
-        (
-            "creating" | "creating a file in" | "creating a folder in" | "creating a lock in" | "writing" | "renaming",
-            PermissionDenied,
-        ) => "this user may not write there: choose another place, or change the folder's permissions",
+        ("creating" | "creating a folder in" | "creating a lock in" | "writing" | "renaming", PermissionDenied) => {
+            "this user may not write there: choose another place, or change the folder's permissions"
+        }
         ("removing", PermissionDenied) => {
             "this user may not remove it: ask its owner, or change the folder's permissions"
         }

@@ -86,7 +86,7 @@ fn wrong_keys_and_values_are_refused_with_a_suggestion_and_change_nothing() {
 fn a_backend_that_is_not_here_is_set_and_noted() {
     let home = Home::with_gguf_cpu();
     let run = home.run(["config", "set", "backend", "gguf-cpo"]);
-    let note = "note: no plugin here is called `gguf-cpo`: did you mean `gguf-cpu`?";
+    let note = "note: unknown backend `gguf-cpo`; did you mean `gguf-cpu`?";
     assert!(run.succeeded().stderr.contains(note), "{run:?}");
     let run = home.run(["config", "set", "backend", "gguf-cuda"]);
     assert!(run.succeeded().stderr.contains("`make plugin-cuda install`"), "{run:?}");
@@ -97,7 +97,10 @@ fn a_backend_that_is_not_here_is_set_and_noted() {
 fn a_method_that_nothing_makes_is_noted_and_then_refused() {
     let home = Home::with_gguf_cpu();
     let run = home.run(["config", "set", "method", "Q8_1", "--json"]);
-    assert!(run.succeeded().stderr.contains("note: no plugin here makes `Q8_1`: did you mean `Q8_0`?"), "{run:?}");
+    assert!(
+        run.succeeded().stderr.contains("note: unknown quantization method `Q8_1`; did you mean `Q8_0`?"),
+        "{run:?}"
+    );
     let tiny = pajama_tiny().display().to_string();
     home.run(["quantize", &tiny]).misused("the settings ask for the method `Q8_1`", "did you mean `Q8_0`?");
     home.run(["quantize", &tiny, "-m", "Q8_0", "--no-validate"]).succeeded();

@@ -157,38 +157,32 @@ fn set(key: &Key, value: &[String], common: &super::Common) -> anyhow::Result<()
     let path = file()?;
     edit::set(&path, key, value)?;
     output::say(&output::one_line(&format!("set `{}` in {}", key.name, path.display())));
-    if key.name == "backend" {
-        if env_vars::value(env_vars::PAJAMAS_BACKEND).is_some() {
-            output::say(&format!("note: {} is set and comes before the file", env_vars::PAJAMAS_BACKEND));
-        }
-        note_unknown(&value.join(" "), common);
+    if key.name == "backend" && env_vars::value(env_vars::PAJAMAS_BACKEND).is_some() {
+        output::say(&format!("note: {} is set and comes before the file", env_vars::PAJAMAS_BACKEND));
     }
-    if key.name == "method" {
-        note_unknown_method(&value.join(" "), common);
+    if let Ok(config) = Config::load(&common.flags()) {
+        note_unknown(key, &value.join(" "), &config);
     }
     Ok(())
 }
 
-/// No error: its plugin may be installed later.
-fn note_unknown(backend: &str, common: &super::Common) {
-    let Ok(config) = Config::load(&common.flags()) else { return };
-    // No plugin is asked for that: a name is in its file.
-    let usable = plugins::inventory(&config).into_iter().filter(|plugin| plugin.manifest.is_some());
-    let mut installed: Vec<String> = usable.map(|plugin| plugin.name()).collect();
-    installed.dedup();
-    if !installed.iter().any(|name| name == backend) {
-        let unknown = Error::UnknownBackend { name: backend.into(), installed };
-        let hint = unknown.hint().map_or_else(String::new, |hint| format!(": {hint}"));
-        output::say(&output::one_line(&format!("note: no plugin here is called `{backend}`{hint}")));
-    }
-}
-
-/// As [`note_unknown`]. What methods there are, plugins say; it is remembered.
-fn note_unknown_method(method: &str, common: &super::Common) {
-    let Ok(config) = Config::load(&common.flags()) else { return };
-    if let Err(unknown) = pipeline::is_known(method, &plugins::survey(&config)) {
-        let hint = unknown.hint().unwrap_or_default();
-        output::say(&output::one_line(&format!("note: no plugin here makes `{method}`: {hint}")));
+/// Says where no plugin has what was set. That is no error: its plugin may be installed later.
+fn note_unknown(key: &Key, value: &str, config: &Config) {
+    let unknown = match key.name {
+        // No plugin is asked for that: a name is in its file.
+        "backend" => {
+            let usable = plugins::inventory(config).into_iter().filter(|plugin| plugin.manifest.is_some());
+            let mut installed: Vec<String> = usable.map(|plugin| plugin.name()).collect();
+            installed.dedup();
+            let known = installed.iter().any(|name| name == value);
+            (!known).then(|| Error::UnknownBackend { name: value.into(), installed })
+        }
+        "method" => pipeline::is_known(value, &plugins::survey(config)).err(),
+        _ => None,
+    };
+    if let Some(unknown) = unknown {
+        let hint = unknown.hint().map_or_else(String::new, |hint| format!("; {hint}"));
+        output::say(&output::one_line(&format!("note: {unknown}{hint}")));
     }
 }
 

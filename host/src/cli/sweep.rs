@@ -67,7 +67,6 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
     }
     let found = work.observer(&console).cancel(interrupt.begin()).run()?;
     let dir = args.output.clone().unwrap_or_else(|| config.home.join("sweeps").join(&found.name));
-    std::fs::create_dir_all(&dir).map_err(Error::io("creating", &dir))?;
     console.clear();
     // First what took so long: the files may not find room.
     if common.json {
@@ -84,6 +83,7 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
 
 /// Writes the files; gives the page's path.
 fn write(found: &Sweep, dir: &Path) -> Result<PathBuf, Error> {
+    std::fs::create_dir_all(dir).map_err(Error::io("creating", dir))?;
     let json = serde_json::to_string_pretty(found).unwrap_or_default() + "\n";
     for (name, text) in [("sweep.json", json), ("plot.svg", plot::svg(found)?), ("report.html", report::html(found)?)] {
         files::replace(&dir.join(name), text.as_bytes(), 0o644)?;

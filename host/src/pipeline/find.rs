@@ -30,8 +30,8 @@ pub(super) fn find_quantizer<'a>(
         .filter(|(_, recipe)| options.format.as_ref().is_none_or(|format| recipe.format.eq_ignore_ascii_case(format)))
         .collect();
     if let (None, Some(method)) = (&options.method, &config.method)
-        && let Err(unknown @ Error::UnknownRecipe { .. }) = super::is_known(method, candidates)
         && !able.is_empty()
+        && let Err(unknown) = super::is_known(method, candidates)
     {
         return Err(Error::Usage {
             message: format!("the settings ask for the method `{method}`, and no plugin here makes it"),
@@ -49,16 +49,7 @@ pub(super) fn find_quantizer<'a>(
     if let Some((candidate, recipe)) = found {
         return Ok((candidate, (*recipe).clone()));
     }
-    let known = |names: &mut dyn Iterator<Item = &String>| {
-        let mut known: Vec<String> = Vec::new();
-        names.for_each(|name| {
-            if !known.contains(name) {
-                known.push(name.clone());
-            }
-        });
-        known
-    };
-    let formats = known(&mut recipes(candidates).map(|(_, recipe)| &recipe.format));
+    let formats = distinct(recipes(candidates).map(|(_, recipe)| &recipe.format));
     if let Some(format) = options.format.as_ref().filter(|format| !formats.contains(&format.to_lowercase()))
         && !formats.is_empty()
         // One of ours that is only not installed has a better answer.
@@ -72,7 +63,7 @@ pub(super) fn find_quantizer<'a>(
     match &options.method {
         Some(name) if !able.is_empty() => {
             let elsewhere = recipes(candidates).find(|(_, recipe)| recipe.name.eq_ignore_ascii_case(name));
-            let known = known(&mut able.iter().map(|(_, recipe)| &recipe.name));
+            let known = distinct(able.iter().map(|(_, recipe)| &recipe.name));
             match (elsewhere, &options.format) {
                 (Some((_, recipe)), Some(format)) => Err(Error::Usage {
                     message: format!(
@@ -97,6 +88,17 @@ pub(super) fn find_quantizer<'a>(
             reasons: candidates.iter().map(|c| format!("{}: {}", c.name(), describe(c))).collect(),
         }),
     }
+}
+
+/// Each of `names` once, in their order.
+pub(super) fn distinct<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
+    let mut distinct: Vec<String> = Vec::new();
+    for name in names {
+        if !distinct.contains(name) {
+            distinct.push(name.clone());
+        }
+    }
+    distinct
 }
 
 fn describe(candidate: &Candidate) -> &str {

@@ -342,12 +342,7 @@ pub fn is_known(method: &str, candidates: &[Candidate]) -> Result<()> {
     if recipes(candidates).any(|(_, recipe)| recipe.name.eq_ignore_ascii_case(method)) {
         return Ok(());
     }
-    let mut known: Vec<String> = Vec::new();
-    for (_, recipe) in recipes(candidates) {
-        if !known.contains(&recipe.name) {
-            known.push(recipe.name.clone());
-        }
-    }
+    let known = find::distinct(recipes(candidates).map(|(_, recipe)| &recipe.name));
     Err(Error::UnknownRecipe { name: method.into(), known })
 }
 

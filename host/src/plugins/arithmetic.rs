@@ -14,7 +14,7 @@ use pajamas_plugin_api::{CancelToken, ErrorKind, LoadRequest};
 use serde::Deserialize;
 use sha2::Digest;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The model: pajama-tiny in Q4_K_M. tests/oracle/backend_check_golden.py makes it and the logits.
@@ -42,18 +42,13 @@ pub fn reference() -> Reference {
     Reference::new(golden.tokens, golden.first_row, logits, NMSE_MAX)
 }
 
-/// The bundled model, as a file in the cache folder.
+/// The bundled model, as a file in `folder`.
 ///
 /// # Errors
 /// When it cannot be written there.
-pub fn model(config: &Config) -> Result<PathBuf> {
-    let folder = config.cache_dir().join("backend-check");
+pub fn model(folder: &Path) -> Result<PathBuf> {
     let path = folder.join("pajama-tiny-q4_k_m.gguf");
-    if std::fs::read(&path).is_ok_and(|there| there == MODEL) {
-        return Ok(path);
-    }
-    std::fs::create_dir_all(&folder).map_err(Error::io("creating", &folder))?;
-    crate::files::replace(&path, MODEL, 0o644)?;
+    std::fs::write(&path, MODEL).map_err(Error::io("writing", &path))?;
     Ok(path)
 }
 
@@ -111,18 +106,9 @@ fn name() -> String {
 /// Lets the candidate compute, and compares.
 fn find(candidate: &Candidate, config: &Config, cancel: &CancelToken) -> Result<Finding> {
     let reference = reference();
-    // Who may not write to the cache may still run what others made.
-    let (model, _kept) = match model(config) {
-        Ok(model) => (model, None),
-        Err(_) => {
-            let folder = std::env::temp_dir();
-            let file = tempfile::Builder::new().suffix(".gguf").tempfile_in(&folder);
-            let file = file.map_err(Error::io("creating a file in", &folder))?;
-            std::fs::write(file.path(), MODEL).map_err(Error::io("writing", file.path()))?;
-            (file.path().to_owned(), Some(file))
-        }
-    };
-    let mut request = LoadRequest::new(model);
+    // Not in the home folder: who may not write there may still run what others made.
+    let scratch = tempfile::tempdir().map_err(Error::io("creating a folder in", &std::env::temp_dir()))?;
+    let mut request = LoadRequest::new(model(scratch.path())?);
     request.context_length = Some(u32::try_from(reference.tokens.len()).unwrap_or(u32::MAX));
     request.threads = config.threads;
     let (deadline, caller) = (Instant::now() + TIMEOUT, cancel.clone());

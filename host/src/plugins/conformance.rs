@@ -94,7 +94,7 @@ pub fn verify(
     match model {
         Some(model) => subject.model = Some(std::path::absolute(model).map_err(Error::io("resolving", model))?),
         None if super::rank::loads(&candidate).iter().any(|format| format == GGUF) => {
-            subject.model = Some(arithmetic::model(config)?);
+            subject.model = Some(arithmetic::model(scratch.path())?);
             subject.reference = Some(arithmetic::reference());
         }
         None => (),
