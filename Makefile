@@ -156,8 +156,8 @@ bench-convert: tested ## one pass from a Hugging Face folder beside llama.cpp's 
 goldens: tested ## recompute the golden files with llama.cpp's converter, transformers and mlx-lm (see tests/oracle/README.md)
 	@[ -n "$$LLAMA_CPP" ] || { echo "LLAMA_CPP must name llama.cpp's source folder: see tests/oracle/README.md" >&2; exit 1; }
 	python3 tests/oracle/converter_golden.py golden "$$LLAMA_CPP" tests/fixtures/pajama-tiny qwen2 tests/fixtures/golden/converter-pajama-tiny.json
-	python3 tests/oracle/families.py make tests/fixtures/families
-	python3 tests/oracle/families.py golden "$$LLAMA_CPP" tests/fixtures/families tests/fixtures/golden/families
+	python3 tests/oracle/families.py tests/fixtures/families
+	python3 tests/oracle/families_golden.py golden "$$LLAMA_CPP" tests/fixtures/families tests/fixtures/golden/families
 	python3 tests/oracle/imatrix_golden.py tests/fixtures tests/fixtures/golden/imatrix.json
 	python3 tests/oracle/transformers_golden.py tests/fixtures/pajama-tiny tests/fixtures/golden
 	python3 tests/oracle/architectures_golden.py tests/fixtures/pajama-tiny tests/fixtures/golden
