@@ -373,6 +373,8 @@ put("plugin_preflight", "huge_section", elf(size=1 << 40))
 put("plugin_preflight", "script", "/* GNU ld script */\nGROUP ( /lib/libc.so.6 )\n")
 put("plugin_preflight", "macho", struct.pack("<IIIIIIII", 0xFEEDFACF, 0x0100000C, 0, 6, 1, 40, 0, 0)
     + struct.pack("<IIIIII", 0xC, 40, 24, 2, 1, 1) + b"libSystem.dylib\0")
+put("plugin_preflight", "macho_universal_within_itself",
+    struct.pack(">IIIIIII", 0xCAFEBABE, 1, 0x0100000C, 0, 0, 28, 0))
 put("plugin_preflight", "pe", b"MZ\x90\0" + bytes(56) + struct.pack("<I", 64) + b"PE\0\0"
     + struct.pack("<HHIIIHH", 0x8664, 0, 0, 0, 0, 240, 0x2022) + struct.pack("<H", 0x20B) + bytes(238))
 put("plugin_preflight", "empty", b"")

@@ -105,9 +105,14 @@ pub fn open_regular(path: &Path) -> Result<(File, u64), Refusal> {
 /// # Errors
 /// When it is not whole, not of this system, or has no manifest. Never panics, whatever the bytes.
 pub fn manifest_of<'data>(data: impl ReadRef<'data>, length: u64) -> Result<Manifest, Refusal> {
-    if let Some(slice) = own_slice(data) {
-        return manifest_of(slice, slice.len() as u64);
+    match own_slice(data) {
+        Some(slice) => manifest_of_one(slice, slice.len() as u64),
+        None => manifest_of_one(data, length),
     }
+}
+
+/// As [`manifest_of`], of a library that is not universal. (A universal one may claim to be a part of itself.)
+fn manifest_of_one<'data>(data: impl ReadRef<'data>, length: u64) -> Result<Manifest, Refusal> {
     let object = object::File::parse(data).map_err(|_| no_library(data, length))?;
     check_system(&object)?;
     let is_inside = |range: (u64, u64)| range.0.checked_add(range.1).is_some_and(|end| end <= length);
@@ -312,6 +317,8 @@ mod tests {
         universal.extend(macho);
         assert_eq!(reason(&universal), "it was built for MachO on Aarch64");
         assert_eq!(reason(&universal[..4096]), "the file is truncated or damaged");
+        let within_itself = include_bytes!("../../../tests/fuzz/corpus/plugin_preflight/macho_universal_within_itself");
+        assert_eq!(reason(within_itself), "the file is truncated or damaged");
     }
 
     #[cfg(target_os = "linux")]
