@@ -50,6 +50,7 @@ pub mod pipeline;
 pub mod plugins;
 #[doc(hidden)]
 pub mod runtime;
+mod scratch;
 #[doc(hidden)]
 pub mod search;
 #[doc(hidden)]

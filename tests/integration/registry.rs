@@ -75,6 +75,10 @@ fn what_is_replaced_or_left_over_is_pruned_and_the_rest_stays() {
     std::fs::write(models.join("gone.gguf.json"), record.replace("tiny-q8_0.gguf", "gone.gguf")).unwrap();
     std::fs::create_dir(models.join(".x.gguf.999999999.partial")).unwrap();
     std::fs::write(models.join("mine.json"), "{}").unwrap();
+    // Its owner was killed: nobody holds the lock.
+    let scratch = home.path().join("cache/scratch/trial-1");
+    std::fs::create_dir_all(&scratch).unwrap();
+    std::fs::write(scratch.join("lock"), "").unwrap();
     let before = home.listing("models");
     let named = |value: &serde_json::Value| -> Vec<String> {
         let removed = value["removed"].as_array().unwrap().iter();
@@ -82,7 +86,8 @@ fn what_is_replaced_or_left_over_is_pruned_and_the_rest_stays() {
     };
     let dry = home.run(["models", "prune", "--dry-run", "--json"]).json();
     assert_schema("models-prune", &dry);
-    assert_eq!(named(&dry), [".x.gguf.999999999.partial", "gone.gguf.json"], "no model goes unasked");
+    assert_eq!(named(&dry), ["trial-1", ".x.gguf.999999999.partial", "gone.gguf.json"], "no model goes unasked");
+    assert!(scratch.exists());
     assert_eq!(home.listing("models"), before);
     let pruned = home.run(["models", "prune", "--superseded"]);
     assert!(pruned.succeeded().stdout.contains("tiny-q8_0.gguf: `tiny-q8_0-"), "{pruned:?}");

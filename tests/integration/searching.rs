@@ -40,13 +40,18 @@ fn the_smallest_that_is_good_enough_is_found_and_its_figures_are_reproduced() {
     let told = home.run(["info", path, "--json"]).json();
     let evidence: Value = serde_json::from_str(told["provenance"]["pajamas.choice"].as_str().unwrap()).unwrap();
     assert_eq!((&evidence["trials"], &evidence["max_kld"]), (&value["search"]["trials"], &0.0009.into()));
+    let shown = home.run(["info", path]).stdout;
+    let reason = evidence["reason"].as_str().unwrap();
+    let row = shown.lines().find(|line| line.starts_with("pajamas.choice")).unwrap_or_else(|| panic!("{shown}"));
+    assert!(row.ends_with(reason), "{row}");
+    assert_eq!(shown.matches(" positions: ").count(), trials.len(), "{shown}");
     home.run(["verify", path]).succeeded();
     // Far from the limit a part of the text is enough, but for what is chosen.
     let loose = quantize(&home, &["--max-kld", "0.5", "--json"]).json();
     let trials = loose["search"]["trials"].as_array().unwrap();
     assert_eq!((&loose["method"], &trials[0]["whole"]), (&"Q2_K".into(), &true.into()));
     assert!(trials[1..].iter().all(|trial| number(&trial["tokens"]) < 8000.0), "{trials:?}");
-    assert!(home.listing("cache/search").is_empty(), "no trial is left");
+    assert!(home.listing("cache/scratch").is_empty(), "no trial is left");
 }
 
 #[test]

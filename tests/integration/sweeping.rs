@@ -33,8 +33,9 @@ fn without_keep_nothing_is_left_and_what_is_wrong_is_said_at_once() {
     let run = home.run(["sweep", &folder, "-m", "Q4_0", "--tokens", "512", "-p", "8", "-n", "4", "-r", "1"]);
     let text = run.succeeded();
     assert!(text.stdout.contains("TG TOK/S") && text.stdout.trim().ends_with("report.html"), "{text:?}");
-    assert!(home.listing("models").is_empty() && home.listing("cache/search").is_empty());
-    assert_eq!(home.listing("sweeps/pajama-tiny"), ["plot.svg", "report.html", "sweep.json"]);
+    assert!(home.listing("models").is_empty() && home.listing("cache/scratch").is_empty());
+    let [dir] = home.listing("sweeps/pajama-tiny").try_into().expect("a folder for each sweep");
+    assert_eq!(home.listing(&format!("sweeps/pajama-tiny/{dir}")), ["plot.svg", "report.html", "sweep.json"]);
     home.run(["sweep", &folder, "-m", "Q4_K_MM"]).misused("unknown quantization method", "did you mean `Q4_K_M`?");
     home.run(["sweep", &folder, "-f", "ggml"]).misused("no plugin makes the format `ggml`", "formats: gguf");
 }

@@ -4,9 +4,11 @@ use super::output;
 use crate::config::Config;
 use crate::error::Error;
 use crate::models::describe::{self, Description, TensorType};
+use crate::models::provenance::CHOICE;
 use crate::models::source;
 use crate::plugins::{self, Candidate, rank};
 use crate::runtime::forecast::{self, Forecast, Need};
+use crate::search::Evidence;
 use crate::validate::Summary;
 use serde::Serialize;
 
@@ -87,22 +89,27 @@ fn print(report: &Report) {
     ]);
     if !model.provenance.is_empty() {
         output::print("\nProvenance");
-        let shown = |key: &str, value: &str| match (key, value.parse()) {
-            ("record.created_unix_s", Ok(seconds)) => {
-                vec![vec!["record.created".to_owned(), output::date(seconds) + " UTC"]]
-            }
-            // Of several lines, which sums are, each is a row.
-            _ => {
-                let keys = std::iter::once(key).chain(std::iter::repeat(""));
-                keys.zip(value.lines()).map(|(key, line)| vec![key.to_owned(), line.to_owned()]).collect()
-            }
-        };
-        let rows: Vec<Vec<String>> = model.provenance.iter().flat_map(|(k, v)| shown(k, v)).collect();
+        let rows: Vec<Vec<String>> = model.provenance.iter().flat_map(|(key, value)| provenance(key, value)).collect();
         output::table(&rows);
     }
     if let Some(memory) = &report.memory {
         print_memory(memory);
     }
+}
+
+/// The rows for one key of a model's provenance; a value of several lines, which sums are, has a row for each.
+fn provenance(key: &str, value: &str) -> Vec<Vec<String>> {
+    let lines = |text: &str| text.lines().map(str::to_owned).collect();
+    let (key, lines): (&str, Vec<String>) = match key {
+        "record.created_unix_s" => match value.parse() {
+            Ok(seconds) => ("record.created", vec![output::date(seconds) + " UTC"]),
+            Err(_) => (key, lines(value)),
+        },
+        CHOICE => (key, serde_json::from_str(value).map_or_else(|_| lines(value), |found: Evidence| found.lines())),
+        _ => (key, lines(value)),
+    };
+    let keys = std::iter::once(key).chain(std::iter::repeat(""));
+    keys.zip(lines).map(|(key, line)| vec![key.to_owned(), line]).collect()
 }
 
 fn quality(summary: &Summary) -> String {

@@ -40,7 +40,8 @@ pub struct Args {
     /// How often each is timed.
     #[arg(short, long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
     repetitions: u32,
-    /// The folder to write report.html, plot.svg and sweep.json to [default: ~/.pajamas/sweeps/<model>].
+    /// The folder to write report.html, plot.svg and sweep.json to [default: a new folder in
+    /// ~/.pajamas/sweeps/<model>, by the time].
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
 }
@@ -66,7 +67,8 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
         std::fs::create_dir_all(dir).map_err(Error::io("creating", dir))?;
     }
     let found = work.observer(&console).cancel(interrupt.begin()).run()?;
-    let dir = args.output.clone().unwrap_or_else(|| config.home.join("sweeps").join(&found.name));
+    let own_dir = || config.home.join("sweeps").join(&found.name).join(found.started_at.replace(':', ""));
+    let dir = args.output.clone().unwrap_or_else(own_dir);
     console.clear();
     // First what took so long: the files may not find room.
     if common.json {

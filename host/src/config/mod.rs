@@ -167,6 +167,12 @@ impl Config {
         Ok(Self::resolve(home, origin, file, flags))
     }
 
+    /// The settings of a home folder without any.
+    #[cfg(test)]
+    pub fn of_home(home: impl Into<PathBuf>) -> Self {
+        Self::resolve(home.into(), Origin::Default, ConfigFile::default(), &Flags::default())
+    }
+
     /// The settings that `file`, the environment and the flags come to.
     pub fn resolve(home: PathBuf, home_origin: Origin, file: ConfigFile, flags: &Flags) -> Self {
         let plugin_dir = if crate::users::is_privileged() { &[][..] } else { &flags.plugin_dirs };

@@ -99,18 +99,12 @@ fn is_held(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ConfigFile, Origin};
     use crate::doctor::Status;
 
     #[test]
     fn what_does_not_belong_together_is_found_and_what_does_is_not() {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config::resolve(
-            dir.path().to_owned(),
-            Origin::Default,
-            ConfigFile::default(),
-            &crate::config::Flags::default(),
-        );
+        let config = Config::of_home(dir.path());
         assert_eq!(check(&config)[0].status, Status::Ok);
         let models = config.models_dir();
         std::fs::create_dir_all(&models).unwrap();

@@ -221,12 +221,7 @@ fn writer(config: &Config) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ConfigFile, Origin};
     use pajamas_plugin_api::Capabilities;
-
-    fn config(home: &Path) -> Config {
-        Config::resolve(home.to_owned(), Origin::Default, ConfigFile::default(), &crate::config::Flags::default())
-    }
 
     fn answer(availability: Availability, asked_at: u64) -> Answer {
         let capabilities = Capabilities::new("cpu", &["gguf"]);
@@ -247,7 +242,7 @@ mod tests {
     #[test]
     fn what_was_written_is_read_and_what_is_damaged_is_nothing() {
         let home = tempfile::tempdir().unwrap();
-        let config = config(home.path());
+        let config = Config::of_home(home.path());
         let library = home.path().join("libx.so");
         std::fs::write(&library, "x").unwrap();
         let file = PluginFile::examine(&library, None).unwrap();

@@ -141,17 +141,11 @@ fn key(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ConfigFile, Origin};
 
     #[test]
     fn pinned_takes_what_was_accepted_and_default_what_is_new() {
         let home = tempfile::tempdir().unwrap();
-        let config = Config::resolve(
-            home.path().to_owned(),
-            Origin::Default,
-            ConfigFile::default(),
-            &crate::config::Flags::default(),
-        );
+        let config = Config::of_home(home.path());
         let path = Path::new("/p/libx.so");
         let mut pins = Pins::read(&config).unwrap();
         let refusal = pins.judge(path, "1", Trust::Pinned).unwrap_err();

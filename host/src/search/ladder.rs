@@ -41,20 +41,23 @@ impl Rung {
 
     /// For people.
     pub fn name(&self) -> String {
-        match self.tensor_types.as_str() {
-            "" => self.method.clone(),
-            types => {
-                // Patterns as they are made here, without what makes them patterns.
-                let types = types.replace("\\.", "").replace('=', " ").replace(';', ", ");
-                format!("{} with {types}", self.method)
-            }
-        }
+        name(&self.method, &self.tensor_types)
     }
 
     /// Whether `trial` was this one.
     pub fn is(&self, trial: &Trial) -> bool {
         (&self.method, &self.tensor_types) == (&trial.method, &trial.tensor_types)
     }
+}
+
+/// A method, with types of tensors that differ from its own, for people.
+pub fn name(method: &str, tensor_types: &str) -> String {
+    if tensor_types.is_empty() {
+        return method.to_owned();
+    }
+    // Patterns as they are made here, without what makes them patterns.
+    let types = tensor_types.replace("\\.", "").replace('=', " ").replace(';', ", ");
+    format!("{method} with {types}")
 }
 
 /// The methods worth trying, by the size of what they make of `source`, rising.

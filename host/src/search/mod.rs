@@ -7,11 +7,11 @@
 pub mod decide;
 pub mod ladder;
 
-use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::models::source::Source;
 use crate::pipeline::{self, QuantizeOptions};
 use crate::runtime::open::OpenOptions;
+use crate::scratch::Scratch;
 use crate::text::size;
 use crate::validate::text::Text;
 use crate::validate::verdict::Limits;
@@ -81,6 +81,25 @@ pub struct Trial {
     pub good: bool,
 }
 
+impl Trial {
+    /// What was measured, for people; judged where there was a limit.
+    fn describe(&self, max_kld: Option<f64>) -> String {
+        format!(
+            "{}: {}, mean KL divergence {:.4} ± {:.4} on {} positions{}",
+            ladder::name(&self.method, &self.tensor_types),
+            size(self.size_bytes),
+            self.kld,
+            self.kld_error,
+            self.tokens,
+            match max_kld {
+                Some(_) if self.good => ": good enough",
+                Some(_) => ": not good enough",
+                None => "",
+            }
+        )
+    }
+}
+
 /// What was found.
 #[derive(Debug, Clone)]
 pub struct Found {
@@ -117,7 +136,7 @@ pub fn search(
     host: &Host<'_>,
     cancel: &CancelToken,
 ) -> Result<Found> {
-    let scratch = Scratch::new(host.config)?;
+    let scratch = Scratch::create("trial", host.config)?;
     let mut search = Search { source, goal, options, host, cancel, scratch, imatrix: None, trials: Vec::new() };
     let rungs = ladder::methods(source, options, host, cancel)?;
     let fits = |rung: &Rung| goal.fits(rung);
@@ -196,6 +215,12 @@ fn nothing_fits(goal: &Goal, rungs: &[Rung]) -> Error {
 }
 
 impl Evidence {
+    /// In lines for people: why, and what was measured.
+    pub fn lines(&self) -> Vec<String> {
+        let trials = self.trials.iter().map(|trial| trial.describe(self.max_kld));
+        std::iter::once(self.reason.clone()).chain(trials).collect()
+    }
+
     /// As JSON, in the room that is kept for it: of too many trials, those that were not chosen are left out from the
     /// smallest on.
     fn text(mut self, chosen: &Rung) -> String {
@@ -336,19 +361,7 @@ impl Search<'_> {
             whole: report.text.scored >= report.text.windows * (report.text.window - 1),
             good: report.verdict.is_none_or(|verdict| verdict.passed),
         };
-        observer.note(&format!(
-            "  tried  {}: {}, mean KL divergence {:.4} ± {:.4} on {} positions{}",
-            rung.name(),
-            size(trial.size_bytes),
-            trial.kld,
-            trial.kld_error,
-            trial.tokens,
-            match self.goal.limits.max_kld {
-                Some(_) if trial.good => ": good enough",
-                Some(_) => ": not good enough",
-                None => "",
-            }
-        ));
+        observer.note(&format!("  tried  {}", trial.describe(self.goal.limits.max_kld)));
         self.trials.retain(|trial| !rung.is(trial));
         self.trials.push(trial.clone());
         Ok(trial)
@@ -358,27 +371,4 @@ impl Search<'_> {
 /// To four digits: more would say more than was measured.
 fn rounded(value: f64) -> f64 {
     format!("{value:.3e}").parse().unwrap_or(value)
-}
-
-/// Where trials lie while they are measured; gone when dropped. In the home folder, because they may be large.
-pub(crate) struct Scratch(tempfile::TempDir);
-
-impl Scratch {
-    pub(crate) fn path(&self) -> &std::path::Path {
-        self.0.path()
-    }
-
-    pub(crate) fn new(config: &Config) -> Result<Self> {
-        let dir = config.cache_dir().join("search");
-        std::fs::create_dir_all(&dir).map_err(Error::io("creating", &dir))?;
-        // What a search that was killed left there is of no use to anybody.
-        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
-            let day = std::time::Duration::from_secs(24 * 60 * 60);
-            let old = entry.metadata().and_then(|metadata| metadata.modified()).ok();
-            if old.and_then(|time| time.elapsed().ok()).is_some_and(|age| age > day) {
-                let _ = std::fs::remove_dir_all(entry.path());
-            }
-        }
-        tempfile::Builder::new().prefix("trial").tempdir_in(&dir).map(Self).map_err(Error::io("creating", &dir))
-    }
 }

@@ -13,6 +13,7 @@ use crate::models::source::Source;
 use crate::models::{format, store};
 use crate::pipeline::{self, QuantizeOptions};
 use crate::runtime::open::OpenOptions;
+use crate::scratch::Scratch;
 use crate::validate::text::{Text, TextSummary};
 use crate::validate::verdict::Limits;
 use crate::validate::{self, Host, ValidateOptions};
@@ -226,7 +227,7 @@ fn one(
     sweep: &mut Sweep,
     cancel: &CancelToken,
 ) -> Result<Row> {
-    let scratch = (!options.keep).then(|| crate::search::Scratch::new(host.config)).transpose()?;
+    let scratch = (!options.keep).then(|| Scratch::create("trial", host.config)).transpose()?;
     let quantize = QuantizeOptions {
         format: Some(format.into()),
         method: Some(method.into()),

@@ -9,8 +9,8 @@ use crate::models::{format, provenance, store};
 use crate::pipeline::{self, QuantizeOptions};
 use crate::plugins::{Candidate, Status, rank};
 use crate::runtime::open::{self, OpenModel, OpenOptions};
+use crate::scratch::Scratch;
 use pajamas_plugin_api::{CancelToken, ErrorKind};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// A reference that is loaded.
@@ -22,7 +22,7 @@ pub struct Reference {
     /// What that holds now.
     pub fingerprint: String,
     /// The file that was written for it.
-    _temporary: Option<Temporary>,
+    _temporary: Option<Scratch>,
 }
 
 /// The model that the one at `path` was made from, by its record or by what it tells itself.
@@ -128,7 +128,7 @@ fn from_temporary_file(
     cancel: &CancelToken,
 ) -> Result<Reference> {
     let Host { candidates, config, observer } = *host;
-    let temporary = Temporary::create(&config.cache_dir().join("references"))?;
+    let temporary = Scratch::create("reference", config)?;
     let size = store::size_with_links(&source.path);
     let free = crate::hardware::disk::room(temporary.path()).map(|room| room.free_bytes);
     // Weights in single precision halve, others keep their size.
@@ -160,53 +160,4 @@ fn from_temporary_file(
 /// Whether the next way may lead further.
 fn another_may_do_better(error: &Error) -> bool {
     matches!(error, Error::NoBackend { .. }) || open::another_may_do_better(error)
-}
-
-/// A folder in the cache, gone when dropped. A lock in it tells that its owner lives.
-struct Temporary {
-    dir: tempfile::TempDir,
-    _lock: File,
-}
-
-/// The name of the lock in the folder.
-const LOCK: &str = "lock";
-
-impl Temporary {
-    fn create(parent: &Path) -> Result<Self> {
-        std::fs::create_dir_all(parent).map_err(Error::io("creating", parent))?;
-        // What a killed run left behind.
-        for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
-            if File::open(entry.path().join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok()) {
-                let _ = std::fs::remove_dir_all(entry.path());
-            }
-        }
-        let dir = tempfile::Builder::new().prefix("reference-").tempdir_in(parent);
-        let dir = dir.map_err(Error::io("creating a folder in", parent))?;
-        let lock = File::create(dir.path().join(LOCK)).map_err(Error::io("creating a lock in", dir.path()))?;
-        lock.try_lock().map_err(|error| Error::io("locking", dir.path())(error.into()))?;
-        Ok(Self { dir, _lock: lock })
-    }
-
-    fn path(&self) -> &Path {
-        self.dir.path()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_killed_run_left_goes_and_what_lives_stays() {
-        let home = tempfile::tempdir().unwrap();
-        let parent = home.path().join("references");
-        std::fs::create_dir_all(parent.join("reference-dead")).unwrap();
-        std::fs::write(parent.join("reference-dead").join(LOCK), "").unwrap();
-        let living = Temporary::create(&parent).unwrap();
-        assert!(!parent.join("reference-dead").exists());
-        let other = Temporary::create(&parent).unwrap();
-        assert!(living.path().is_dir() && other.path().is_dir() && living.path() != other.path());
-        drop((living, other));
-        assert_eq!(std::fs::read_dir(&parent).unwrap().count(), 0);
-    }
 }

@@ -1,13 +1,12 @@
 //! Descriptions of made-up models.
 
 use super::*;
-use crate::config::{ConfigFile, Origin};
 use pajamas_gguf_file::{GgmlType, GgufWriter, Metadata, TensorSpec, Value};
 use std::path::Path;
 
 fn describe_at(path: &Path, format: &str) -> Result<Description> {
     let home = path.parent().unwrap().join("home");
-    let config = Config::resolve(home, Origin::Default, ConfigFile::default(), &crate::config::Flags::default());
+    let config = Config::of_home(home);
     let source = Source { path: path.into(), format: format.into(), name: "m".into(), hub: None };
     describe(&source, &config)
 }

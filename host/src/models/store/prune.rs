@@ -6,12 +6,9 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::hardware::process_exists;
 use crate::models::source;
+use crate::scratch;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-/// How long what has no process in its name is left alone: it may be in use.
-const LEFT_ALONE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What goes beside what always does.
 #[derive(Debug, Clone, Copy, Default)]
@@ -95,7 +92,7 @@ fn useless(record: &Record, kept: &[Record], also: Also, config: &Config) -> Opt
     None
 }
 
-/// What work that was interrupted left: hidden folders of processes that are gone, records of nothing, old scratch folders.
+/// What work that was interrupted left: hidden folders of processes that are gone, records of nothing, scratch folders.
 fn leftovers(config: &Config) -> Vec<Useless> {
     let entries = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let useless = |path: PathBuf, reason: &str| {
@@ -113,14 +110,7 @@ fn leftovers(config: &Config) -> Vec<Useless> {
             found.push(useless(path, "it is the record of a model that is not there"));
         }
     }
-    for folder in ["search", "references"] {
-        let old = |path: &PathBuf| {
-            let modified = path.metadata().and_then(|metadata| metadata.modified()).ok();
-            modified.and_then(|time| time.elapsed().ok()).is_some_and(|age| age > LEFT_ALONE)
-        };
-        let left = entries(&config.cache_dir().join(folder)).filter(old);
-        found.extend(left.map(|path| useless(path, "an interrupted run left it")));
-    }
+    found.extend(scratch::abandoned(config).map(|path| useless(path, "an interrupted run left it")));
     found
 }
 

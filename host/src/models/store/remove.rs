@@ -116,17 +116,11 @@ pub fn remove_files(path: &Path) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{ConfigFile, Origin};
     use crate::models::store::remember;
 
     fn home() -> (tempfile::TempDir, Config) {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config::resolve(
-            dir.path().to_owned(),
-            Origin::Default,
-            ConfigFile::default(),
-            &crate::config::Flags::default(),
-        );
+        let config = Config::of_home(dir.path());
         std::fs::create_dir_all(config.models_dir().join("loom")).unwrap();
         std::fs::write(config.models_dir().join("loom/config.json"), r#"{"quantization":{}}"#).unwrap();
         for file in ["loom.gguf", "foreign.gguf"] {
