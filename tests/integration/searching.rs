@@ -4,8 +4,12 @@ use pajamas_tests::{Home, assert_schema, pajama_tiny};
 use serde_json::Value;
 
 fn quantize(home: &Home, more: &[&str]) -> pajamas_tests::Run {
+    quantize_on(home, "8192", more)
+}
+
+fn quantize_on(home: &Home, tokens: &str, more: &[&str]) -> pajamas_tests::Run {
     let folder = pajama_tiny().display().to_string();
-    home.run([&["quantize", folder.as_str(), "--tokens", "8192"], more].concat())
+    home.run([&["quantize", folder.as_str(), "--tokens", tokens], more].concat())
 }
 
 fn number(value: &Value) -> f64 {
@@ -66,6 +70,32 @@ fn the_best_that_fits_is_found() {
     assert_eq!(chosen.len(), 1);
     assert_eq!((number(&chosen[0]["kld"]), &chosen[0]["method"]), (least, &value["method"]));
     assert!(trials.iter().any(|trial| trial["tensor_types"] != ""), "some tensors were raised: {trials:?}");
+}
+
+#[test]
+fn what_says_how_to_quantize_holds_for_what_is_found() {
+    let home = Home::with_gguf_cpu();
+    let text = home.path().join("calibration.txt");
+    std::fs::write(&text, &std::fs::read(pajama_tiny().join("validation.txt")).unwrap()[..8000]).unwrap();
+    let calibration = ["--json", "--calibration", text.to_str().unwrap()];
+    let made = |more: &[&str]| quantize_on(&home, "512", &[more, &calibration].concat()).json();
+    // Methods that need an importance matrix take part where there is one.
+    let small = made(&["--fit", "1.65MiB"]);
+    let mut tried = small["search"]["trials"].as_array().unwrap().iter().map(|trial| trial["method"].as_str().unwrap());
+    assert!(tried.any(|method| method == "IQ3_XS"), "{small:#}");
+    let beside = small["companions"][0].as_str().unwrap();
+    assert!(beside.ends_with("-fit-1.6mib.imatrix.gguf") && std::fs::exists(beside).unwrap(), "{beside}");
+    // What quantizes nothing needs none, and is as good an answer as without.
+    let exact = made(&["--max-kld", "0.0000001"]);
+    assert_eq!((&exact["method"], &exact["companions"]), (&"BF16".into(), &serde_json::json!([])));
+    for (more, fits) in
+        [(["--pure"].as_slice(), true), (&["--tensor-type", "ffn_down=Q6_K"], true), (&["--pure"], false)]
+    {
+        let limit = if fits { "0.1" } else { "0.0000001" };
+        let run = quantize_on(&home, "512", &[&["--max-kld", limit], more].concat());
+        assert_eq!(run.code, Some(if fits { 0 } else { 3 }), "{more:?}: {run:?}");
+        assert!(!run.stderr.contains("BF16:"), "BF16 has no types that could be changed: {run:?}");
+    }
 }
 
 #[test]

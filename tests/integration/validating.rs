@@ -140,14 +140,18 @@ fn quantize_validates_and_the_artifact_keeps_the_result() {
     assert_eq!(home.run(["run", "pajama-tiny-q4_k_m", "-p", "Who are you?", "-t", "0"]).code, Some(0));
 
     // What it was made from is known, so nothing has to be named. A result on fewer tokens changes nothing, one on more
-    // replaces the old one.
-    for (tokens, kept, passed) in [("512", 2044, true), ("4096", 4088, false)] {
-        let arguments = ["validate", "pajama-tiny-q4_k_m", "--max-kld", "0.0000001", "--tokens", tokens, "--json"];
+    // replaces the old one; a limit that is named now is a question, and no verdict to keep.
+    let kept = |path: &str| -> Value {
+        let record: Value = serde_json::from_slice(&std::fs::read(format!("{path}.json")).unwrap()).unwrap();
+        record["validation"].clone()
+    };
+    for (tokens, positions) in [("512", 2044), ("4096", 4088)] {
+        let arguments = ["validate", "pajama-tiny-q4_k_m", "--max-kld", "0.0000001", "--tokens", tokens];
         let report = home.run(arguments);
         assert_eq!(report.code, Some(3), "{report:#?}");
-        let record: Value = serde_json::from_slice(&std::fs::read(format!("{path}.json")).unwrap()).unwrap();
-        let validation = &record["validation"];
-        assert_eq!((&validation["passed"], &validation["tokens"]), (&passed.into(), &kept.into()), "{record:#}");
+        assert_eq!(report.stdout.contains("(5.00 %) it passed; that is what is kept"), positions > 4000, "{report:#?}");
+        let kept = kept(&path);
+        assert_eq!((&kept["passed"], &kept["tokens"]), (&true.into(), &positions.into()), "{kept:#}");
     }
     assert_schema("models", &home.run(["models", "--json"]).json());
     assert_schema("info-model", &home.run(["info", "pajama-tiny-q4_k_m", "--json"]).json());
@@ -163,7 +167,13 @@ fn quantize_validates_and_the_artifact_keeps_the_result() {
     assert_eq!(run.code, Some(3), "{run:#?}");
     let outcome: Value = serde_json::from_str(&run.stdout).unwrap();
     assert_schema("quantize", &outcome);
-    assert!(Path::new(outcome["path"].as_str().unwrap()).is_file(), "a bad model is told of, not taken away");
+    let bad = outcome["path"].as_str().unwrap();
+    assert!(Path::new(bad).is_file(), "a bad model is told of, not taken away");
+    for (limits, code) in [([].as_slice(), 3), (&["--max-kld", "1"], 0)] {
+        let run = home.run([&["validate", bad, "--tokens", "4096"], limits].concat());
+        assert_eq!(run.code, Some(code), "it is judged by what it was made under, where nothing is said: {run:#?}");
+        assert_eq!(kept(bad)["passed"], false);
+    }
 
     let run = home.run(["quantize", &folder, "--no-validate", "-m", "Q8_0"]);
     assert!(!run.succeeded().stderr.contains("quality"), "{run:#?}");

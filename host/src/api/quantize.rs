@@ -288,9 +288,8 @@ impl<'a> Quantize<'a> {
 
     fn limits(&self) -> Limits {
         // Who asks for a size gets the best of it, unless that is no model any more.
-        let usual =
-            if self.max_bytes.is_some() && self.max_kld.is_none() { 1.0 } else { Limits::default().max_degradation };
-        Limits { max_degradation: self.max_degradation.unwrap_or(usual), max_kld: self.max_kld }
+        let usual = (self.max_bytes.is_some() && self.max_kld.is_none()).then_some(1.0);
+        Limits { max_degradation: self.max_degradation.or(usual), max_kld: self.max_kld }
     }
 
     fn tokens_to_read(&self) -> usize {

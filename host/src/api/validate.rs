@@ -90,15 +90,15 @@ impl<'a> Validate<'a> {
         self
     }
 
-    /// The mean KL divergence from the reference to allow, in nats.
+    /// The mean KL divergence from the reference to allow, in nats; without this, what the model was made under.
     pub fn max_kld(mut self, nats: f64) -> Self {
         self.options.limits.max_kld = Some(nats);
         self
     }
 
-    /// How much perplexity may grow: 0.05, which is the default, is five percent.
+    /// How much perplexity may grow: 0.05 is five percent; without this, what the model was made under, else that.
     pub fn max_degradation(mut self, part: f64) -> Self {
-        self.options.limits.max_degradation = part;
+        self.options.limits.max_degradation = Some(part);
         self
     }
 

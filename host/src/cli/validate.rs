@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::runtime::open::OpenOptions;
 use crate::validate::statistics::{Comparison, Estimate};
 use crate::validate::text::{TOKENS_MAX, TOKENS_MIN};
-use crate::validate::verdict::{Limits, Verdict, percent};
+use crate::validate::verdict::{Verdict, percent};
 use crate::validate::{Participant, Report};
 use crate::{Pajamas, TOKENS_TO_VALIDATE, Validate};
 use std::path::PathBuf;
@@ -47,7 +47,7 @@ pub struct Args {
 /// What a model must not exceed; for every command that judges one.
 #[derive(Debug, Clone, clap::Args)]
 pub struct LimitArgs {
-    /// How much perplexity may grow: `5%` or `0.05` [default: 5%].
+    /// How much perplexity may grow: `5%` or `0.05` [default: 5%; of a model that was judged before, as then].
     #[arg(long, value_name = "PART", value_parser = part, allow_negative_numbers = true)]
     pub max_degradation: Option<f64>,
     /// The mean KL divergence from the reference to allow, in nats [default: any].
@@ -59,12 +59,6 @@ impl LimitArgs {
     /// Whether the user asked to be judged.
     pub fn given(&self) -> bool {
         self.max_degradation.is_some() || self.max_kld.is_some()
-    }
-
-    /// The limits, with defaults.
-    pub fn limits(&self) -> Limits {
-        let default = Limits::default();
-        Limits { max_degradation: self.max_degradation.unwrap_or(default.max_degradation), max_kld: self.max_kld }
     }
 }
 
@@ -100,10 +94,11 @@ impl Args {
             set: self.reference_set.clone(),
             ..open.clone()
         };
-        let limits = self.limits.limits();
         let mut work = pajamas.validate(&self.model).opening(open, reference).tokens(self.tokens);
-        work = work.max_degradation(limits.max_degradation);
-        if let Some(nats) = limits.max_kld {
+        if let Some(part) = self.limits.max_degradation {
+            work = work.max_degradation(part);
+        }
+        if let Some(nats) = self.limits.max_kld {
             work = work.max_kld(nats);
         }
         if let Some(reference) = &self.reference {

@@ -5,7 +5,7 @@ use crate::models::source::Source;
 use crate::pipeline::{self, QuantizeOptions};
 use crate::search::Trial;
 use crate::validate::Host;
-use pajamas_plugin_api::{CancelToken, TensorReport};
+use pajamas_plugin_api::{CancelToken, ErrorKind, TensorReport};
 use std::collections::BTreeMap;
 
 /// Methods for any model. The others of llama.cpp's are for models that were trained for them, or worse than one of these
@@ -14,8 +14,14 @@ const METHODS: [&str; 11] =
     ["Q2_K", "Q3_K_S", "Q3_K_M", "IQ4_XS", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0", "BF16"];
 /// Those that need an importance matrix, and are worth trying with one.
 const WITH_IMPORTANCE: [&str; 8] = ["IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "IQ3_M"];
+/// The one that quantizes nothing.
+const UNQUANTIZED: &str = "BF16";
 /// The option that gives single tensors another type.
 const TENSOR_TYPES: &str = "tensor_types";
+/// Options that give weights their importance: an importance matrix, or a text to make one of. Those of the latter begin with
+/// its name.
+pub const IMATRIX: &str = "imatrix";
+pub const CALIBRATION: &str = "calibration";
 
 /// One that can be made.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +39,9 @@ impl Rung {
     /// How to make it, beside what `options` say already.
     pub fn options(&self, options: &QuantizeOptions) -> QuantizeOptions {
         let mut options = QuantizeOptions { method: Some(self.method.clone()), ..options.clone() };
+        if self.method.eq_ignore_ascii_case(UNQUANTIZED) {
+            options.options.retain(|option, _| !is_of_importance(option));
+        }
         if !self.tensor_types.is_empty() {
             options.options.insert(TENSOR_TYPES.into(), self.tensor_types.clone());
         }
@@ -50,13 +59,18 @@ impl Rung {
     }
 }
 
+/// Whether `option` says how important the weights are, which means nothing where none is quantized.
+fn is_of_importance(option: &str) -> bool {
+    option == IMATRIX || option.starts_with(CALIBRATION)
+}
+
 /// A method, with types of tensors that differ from its own, for people.
 pub fn name(method: &str, tensor_types: &str) -> String {
     if tensor_types.is_empty() {
         return method.to_owned();
     }
     // Patterns as they are made here, without what makes them patterns.
-    let types = tensor_types.replace("\\.", "").replace('=', " ").replace(';', ", ");
+    let types = tensor_types.replace("\\.", "").replace('^', "").replace('=', " ").replace(';', ", ");
     format!("{method} with {types}")
 }
 
@@ -73,7 +87,7 @@ pub fn methods(source: &Source, options: &QuantizeOptions, host: &Host<'_>, canc
         });
     }
     let (format, _) = pipeline::method(source, options, host.candidates, host.config)?;
-    let with_importance = ["calibration", "imatrix"].iter().any(|option| options.options.contains_key(*option));
+    let with_importance = options.options.keys().any(|option| is_of_importance(option));
     let worth = |name: &str| {
         let listed = |names: &[&str]| names.iter().any(|listed| listed.eq_ignore_ascii_case(name));
         format != "gguf" || listed(&METHODS) || (with_importance && listed(&WITH_IMPORTANCE))
@@ -81,8 +95,12 @@ pub fn methods(source: &Source, options: &QuantizeOptions, host: &Host<'_>, canc
     let mut rungs = Vec::new();
     for name in pipeline::methods_of(source, &format, host.candidates).into_iter().filter(|name| worth(name)) {
         cancel.check()?;
-        let rung = Rung { method: name, tensor_types: String::new(), size_bytes: 0, tensors: Vec::new() };
-        rungs.push(weighed(rung, source, options, host, cancel)?);
+        let rung = Rung { method: name.clone(), tensor_types: String::new(), size_bytes: 0, tensors: Vec::new() };
+        match weighed(&rung, source, options, host, cancel) {
+            // Asked for types of tensors, it is none of those that were asked for.
+            Err(Error::Plugin(error)) if name == UNQUANTIZED && error.kind == ErrorKind::Unsupported => (),
+            weighed => rungs.push(weighed?),
+        }
     }
     rungs.sort_by_key(|rung| rung.size_bytes);
     // Of a source in BF16, what is as large as it is no step.
@@ -114,7 +132,7 @@ pub fn between(
         let comma = if types.is_empty() { "" } else { ";" };
         let tensor_types = format!("{types}{comma}{kind}={output_type}");
         let rung = Rung { method: low.method.clone(), tensor_types, size_bytes: 0, tensors: Vec::new() };
-        let rung = weighed(rung, source, options, host, cancel)?;
+        let rung = weighed(&rung, source, options, host, cancel)?;
         // One that goes too far, because its type is not that of all its tensors in `high`, is left out of those to come.
         if (before + 1..high.size_bytes).contains(&rung.size_bytes) {
             (types, before) = (rung.tensor_types.clone(), rung.size_bytes);
@@ -157,14 +175,14 @@ fn kind(name: &str) -> String {
 
 /// `rung` with its size, by a dry run.
 fn weighed(
-    rung: Rung,
+    rung: &Rung,
     source: &Source,
     options: &QuantizeOptions,
     host: &Host<'_>,
     cancel: &CancelToken,
 ) -> Result<Rung> {
     let forecast = pipeline::dry_run(source, &rung.options(options), host.candidates, host.config, cancel)?.report;
-    Ok(Rung { size_bytes: forecast.output_bytes, tensors: forecast.tensors, ..rung })
+    Ok(Rung { size_bytes: forecast.output_bytes, tensors: forecast.tensors, ..rung.clone() })
 }
 
 #[cfg(test)]

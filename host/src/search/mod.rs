@@ -16,13 +16,10 @@ use crate::text::size;
 use crate::validate::text::Text;
 use crate::validate::verdict::Limits;
 use crate::validate::{self, Host, ValidateOptions};
-use ladder::Rung;
+use ladder::{CALIBRATION, IMATRIX, Rung};
 use pajamas_plugin_api::{CancelToken, ProgressUpdate};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-
-/// The option that names a text to make an importance matrix of, and how those begin that belong to it.
-const CALIBRATION: &str = "calibration";
 
 /// What is wanted. With both, the smallest that is good enough is taken, if it fits.
 #[derive(Debug, Clone, Default)]
@@ -85,11 +82,11 @@ impl Trial {
     /// What was measured, for people; judged where there was a limit.
     fn describe(&self, max_kld: Option<f64>) -> String {
         format!(
-            "{}: {}, mean KL divergence {:.4} ± {:.4} on {} positions{}",
+            "{}: {}, mean KL divergence {} ± {} on {} positions{}",
             ladder::name(&self.method, &self.tensor_types),
             size(self.size_bytes),
-            self.kld,
-            self.kld_error,
+            short(self.kld),
+            short(self.kld_error),
             self.tokens,
             match max_kld {
                 Some(_) if self.good => ": good enough",
@@ -310,12 +307,13 @@ impl Search<'_> {
         let mut options = QuantizeOptions {
             output_dir: Some(self.scratch.path().to_owned()),
             name: Some("trial".into()),
-            ..rung.options(self.options)
+            ..self.options.clone()
         };
         if let Some(imatrix) = &self.imatrix {
             options.options.retain(|option, _| !option.starts_with(CALIBRATION));
-            options.options.insert("imatrix".into(), imatrix.display().to_string());
+            options.options.insert(IMATRIX.into(), imatrix.display().to_string());
         }
+        let options = rung.options(&options);
         let progress = |update: &ProgressUpdate| {
             let detail = format!("{} {}", rung.name(), update.detail);
             observer.progress(&ProgressUpdate { stage: "trying".into(), fraction: update.fraction, detail });
@@ -366,6 +364,11 @@ impl Search<'_> {
         self.trials.push(trial.clone());
         Ok(trial)
     }
+}
+
+/// For people; what is small enough to be all zeroes has an exponent.
+fn short(value: f64) -> String {
+    if value == 0.0 || value >= 0.0005 { format!("{value:.4}") } else { format!("{value:.1e}") }
 }
 
 /// To four digits: more would say more than was measured.

@@ -163,9 +163,11 @@ pub fn validate(
     let windows = Windows::new(tokens, window as usize, bos(&candidate)?);
     let measured =
         measure(&candidate, reference.as_ref().map(|r| &r.model), &windows, options.stop_at, host.observer, cancel)?;
+    // A limit that is named now is a question; what is kept with the model is judged by those it was made under.
+    let own_limits = if options.made_now { options.limits } else { measured_model.limits(host.config) };
+    let limits = options.limits.or(own_limits);
     let judged = reference.is_some() || measured.invalid_positions > 0;
-    let verdict =
-        judged.then(|| verdict::judge(measured.comparison.as_ref(), measured.invalid_positions, options.limits));
+    let verdict = judged.then(|| verdict::judge(measured.comparison.as_ref(), measured.invalid_positions, limits));
     let notes = notes(&candidate, &measured);
     let mut report = Report {
         candidate: participant(&candidate, &candidate.path),
@@ -181,14 +183,26 @@ pub fn validate(
         elapsed: measured.elapsed,
     };
     let tells_little = !report.notes.is_empty();
-    if let (Some(summary), Some(reference), false) = (Summary::of(&report), &reference, tells_little) {
+    if let (Some(summary), Some(reference), false) = (Summary::of(&report, own_limits), &reference, tells_little) {
         // The figures are what was asked for; the model's folder may be read only.
         match measured_model.keep(&summary, &reference.fingerprint, host.config) {
-            Ok(recorded) => report.recorded = recorded,
+            Ok(recorded) => {
+                report.recorded = recorded;
+                report.notes.extend(recorded.then(|| differs(&summary, report.verdict.as_ref())).flatten());
+            }
             Err(error) => report.notes.push(format!("the result is not kept with the model: {error}")),
         }
     }
     Ok(report)
+}
+
+/// That what is kept is another verdict than the one that was asked for.
+fn differs(kept: &Summary, asked: Option<&Verdict>) -> Option<String> {
+    let (word, limit) = (if kept.passed { "passed" } else { "failed" }, verdict::percent(kept.max_degradation));
+    let kld = kept.max_kld.map_or_else(String::new, |max| format!(" and a divergence of {max}"));
+    asked.filter(|asked| asked.passed != kept.passed).map(|_| {
+        format!("by the limits that the model was made under ({limit}{kld}) it {word}; that is what is kept with it")
+    })
 }
 
 /// What every step needs of the program around it.

@@ -4,7 +4,7 @@
 //! the one that was measured.
 
 use super::Report;
-use super::verdict::Verdict;
+use super::verdict::{self, Limits};
 use crate::config::Config;
 use crate::error::Result;
 use crate::models::source::{self, Source};
@@ -49,9 +49,10 @@ struct Compact {
 }
 
 impl Summary {
-    /// What is kept of `report`; none where nothing was judged.
-    pub fn of(report: &Report) -> Option<Self> {
-        let (comparison, verdict): (_, &Verdict) = (report.comparison.as_ref()?, report.verdict.as_ref()?);
+    /// What is kept of `report`, judged by `limits`; none where nothing was compared.
+    pub fn of(report: &Report, limits: Limits) -> Option<Self> {
+        let comparison = report.comparison.as_ref()?;
+        let verdict = verdict::judge(Some(comparison), report.invalid_positions, limits);
         Some(Self {
             passed: verdict.passed,
             max_degradation: verdict.max_degradation,
@@ -110,6 +111,16 @@ impl Measured {
     pub fn new(source: Source, made_now: bool) -> Result<Self> {
         let fingerprint = source::fingerprint(&source)?;
         Ok(Self { source, fingerprint, made_now })
+    }
+
+    /// The limits that the model was judged by when it was made, if it was.
+    pub fn limits(&self, config: &Config) -> Limits {
+        let kept = store::record_of(config, &self.source.path).and_then(|record| record.validation);
+        let kept = kept.filter(|_| !self.made_now);
+        kept.map_or_else(Limits::default, |summary| Limits {
+            max_degradation: Some(summary.max_degradation),
+            max_kld: summary.max_kld,
+        })
     }
 
     /// Keeps `summary` with the model. `reference` is the fingerprint of what it was compared with. False where it is not

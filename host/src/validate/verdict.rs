@@ -4,28 +4,33 @@ use super::statistics::Comparison;
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// What a candidate must not exceed.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// How much perplexity may grow where nothing else is said.
+pub const MAX_DEGRADATION: f64 = 0.05;
+
+/// What a candidate must not exceed, as far as it was said.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Limits {
-    /// How much perplexity may grow: 0.05 is five percent.
-    pub max_degradation: f64,
+    /// How much perplexity may grow: 0.05 is five percent; none is [`MAX_DEGRADATION`].
+    pub max_degradation: Option<f64>,
     /// The mean KL divergence from the reference, in nats; none does not look at it.
     pub max_kld: Option<f64>,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self { max_degradation: 0.05, max_kld: None }
-    }
-}
-
 impl Limits {
+    /// These, and where they say nothing, `others`.
+    pub fn or(self, others: Self) -> Self {
+        Self {
+            max_degradation: self.max_degradation.or(others.max_degradation),
+            max_kld: self.max_kld.or(others.max_kld),
+        }
+    }
+
     /// Refuses what nothing could exceed.
     ///
     /// # Errors
     /// `Usage`.
     pub fn check(&self) -> Result<()> {
-        let named = [("growth of perplexity", Some(self.max_degradation)), ("mean KL divergence", self.max_kld)];
+        let named = [("growth of perplexity", self.max_degradation), ("mean KL divergence", self.max_kld)];
         for (what, limit) in named {
             if let Some(limit) = limit.filter(|limit| !(limit.is_finite() && *limit >= 0.0)) {
                 let message = format!("{limit} is no limit to the {what}");
@@ -52,20 +57,22 @@ pub struct Verdict {
 /// Judges `comparison`; at `invalid_positions` the candidate gave no finite numbers, which no limit allows.
 pub fn judge(comparison: Option<&Comparison>, invalid_positions: u64, limits: Limits) -> Verdict {
     let mut reasons = Vec::new();
+    let max_degradation = limits.max_degradation.unwrap_or(MAX_DEGRADATION);
     if invalid_positions > 0 {
         reasons.push(format!("at {invalid_positions} positions it gives no finite numbers: it is damaged"));
     }
     if let Some(comparison) = comparison {
-        let (change, max) = (comparison.perplexity_change.value, limits.max_degradation);
-        if change > max {
-            reasons.push(format!("perplexity grew by {}, at most {} are allowed", percent(change), percent(max)));
+        let change = comparison.perplexity_change.value;
+        if change > max_degradation {
+            let (change, max) = (percent(change), percent(max_degradation));
+            reasons.push(format!("perplexity grew by {change}, at most {max} are allowed"));
         }
         let divergence = comparison.kl_divergence.mean;
         if let Some(max) = limits.max_kld.filter(|max| divergence > *max) {
             reasons.push(format!("the mean KL divergence is {divergence:.6}, at most {max} is allowed"));
         }
     }
-    Verdict { passed: reasons.is_empty(), max_degradation: limits.max_degradation, max_kld: limits.max_kld, reasons }
+    Verdict { passed: reasons.is_empty(), max_degradation, max_kld: limits.max_kld, reasons }
 }
 
 /// `0.0512` as `5.12 %`.
@@ -105,7 +112,7 @@ mod tests {
 
     #[test]
     fn limits_are_kept_or_named() {
-        let limits = Limits { max_degradation: 0.05, max_kld: Some(0.1) };
+        let limits = Limits { max_degradation: None, max_kld: Some(0.1) };
         let reasons = |comparison: &Comparison| judge(Some(comparison), 0, limits).reasons;
         assert!(judge(Some(&comparison(0.05, 0.1)), 0, limits).passed);
         assert!(judge(Some(&comparison(-0.2, 0.0)), 0, limits).passed, "better is good enough");

@@ -257,8 +257,8 @@ class Installation:
         :param text: a file to measure on, instead of ``validation.txt`` in the source's folder or the bundled text.
         :param tokens: tokens of it to read at the most: 8192 without it.
         :param window: tokens that are read at a time, each window on its own: 512 without it.
-        :param max_kld: the mean KL divergence to allow, in nats.
-        :param max_degradation: how much perplexity may grow; 0.05, five percent, without it.
+        :param max_kld: the mean KL divergence to allow, in nats; without it, what the model was made under.
+        :param max_degradation: how much perplexity may grow; without it, what the model was made under, else 0.05, five percent.
         :param isolated: run both in processes of their own, so that a crash of an engine is an exception.
         """
         with shown(progress) as notice:
