@@ -191,12 +191,12 @@ impl Error {
             | Self::Invalid { hint, .. }
             | Self::Refused { hint, .. }
             | Self::Usage { hint, .. } => hint.clone(),
-            Self::UnknownBackend { installed, .. } if installed.is_empty() => NO_PLUGIN_HINT.into(),
+            Self::UnknownBackend { installed, .. } if installed.is_empty() => no_plugin_hint(),
             Self::UnknownBackend { name, .. } if OURS.contains(&name.as_str()) => {
                 format!("it is not installed; {}", how_to_install(name))
             }
             Self::UnknownBackend { name, installed } => suggestion(name, installed, "installed"),
-            Self::NoBackend { reasons, .. } if reasons.is_empty() => NO_PLUGIN_HINT.into(),
+            Self::NoBackend { reasons, .. } if reasons.is_empty() => no_plugin_hint(),
             Self::NoBackend { .. } => "`pajamas plugins list` shows every backend with its reason".into(),
             Self::UnknownRecipe { name, known } => suggestion(name, known, "methods"),
             Self::Worker { .. } => "run again with `-v` to see what it logged".into(),
@@ -241,10 +241,19 @@ pub fn how_to_install(backend: &str) -> String {
     format!("`make plugin-{target} install` in the source folder builds and installs it")
 }
 
+/// What to do where pajamas itself is not whole.
+pub const INSTALL_AGAIN: &str = "install it again: unpack the archive anew, `make install` in the source folder, or `pip install \
+                                 --force-reinstall` of the wheel";
+
+/// Where plugins come from.
+pub const GET_PLUGINS: &str = "keep `bin` and `lib` of an archive side by side (a link to `bin/pajamas` will do, a copy will not), \
+                               run `make install` in the source folder, or copy a plugin's library into the `plugins` folder of \
+                               `pajamas info`'s home";
+
 /// What to do when no plugin is installed.
-pub const NO_PLUGIN_HINT: &str = "no plugin is installed: keep `bin` and `lib` of an archive side by side (a link to \
-                                  `bin/pajamas` will do, a copy will not), run `make install` in the source folder, or copy \
-                                  a plugin's library into the `plugins` folder of `pajamas info`'s home";
+pub fn no_plugin_hint() -> String {
+    format!("no plugin is installed: {GET_PLUGINS}")
+}
 
 #[cfg(test)]
 mod tests {

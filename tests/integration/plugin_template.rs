@@ -1,6 +1,6 @@
 //! What a plugin's author starts from: the template as it is, and as `pajamas plugins new` writes it.
 
-use pajamas_tests::{Home, Run, build_dir, fixture, library_name};
+use pajamas_tests::{Home, Run, assert_schema, build_dir, fixture, library_name};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -113,6 +113,7 @@ fn a_new_plugin_builds_outside_the_repository_and_runs_when_dropped_in() {
     }
     std::fs::create_dir_all(&workshop).unwrap();
     let made = home.run(["plugins", "new", "acme-npu", "--path", folder.to_str().unwrap(), "--json"]).json();
+    assert_schema("plugins-new", &made);
     assert_eq!(made["library"], library_name("acme_npu"));
     cargo(&["build"], &folder, &workshop.join("target"));
     // It keeps every rule, under its new name too.
@@ -151,8 +152,8 @@ fn a_name_that_cannot_be_one_and_a_folder_that_is_taken_are_refused() {
         let output = home.command(["plugins", "new", name]).current_dir(home.path()).output().unwrap();
         Run::from(output)
     };
-    new("Acme NPU").failed_with("`Acme NPU` cannot be a plugin's name", "`pajamas plugins new acme-npu`");
-    new("gguf").failed_with("means something else already", "gguf-backend");
+    new("Acme NPU").misused("`Acme NPU` cannot be a plugin's name", "`pajamas plugins new acme-npu`");
+    new("gguf").misused("means something else already", "gguf-backend");
     let run = new("acme-npu");
     assert_eq!(run.succeeded().stdout.trim(), home.path().canonicalize().unwrap().join("acme-npu").to_str().unwrap());
     assert!(

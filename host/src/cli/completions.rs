@@ -5,8 +5,15 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 use std::io::Write;
 
+/// How to switch them on.
+const EXAMPLES: &str = "\
+bash: echo 'source <(pajamas completions bash)' >> ~/.bashrc
+zsh:  pajamas completions zsh > ~/.zfunc/_pajamas   (`fpath+=~/.zfunc` before `compinit`)
+fish: pajamas completions fish > ~/.config/fish/completions/pajamas.fish";
+
 /// What `pajamas completions` takes.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct Args {
     /// The shell to write for.
     shell: Shell,

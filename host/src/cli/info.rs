@@ -116,7 +116,7 @@ fn print(info: &Info<'_>, config: &Config) {
     output::fields(&rows);
     output::print("\nBackends");
     if info.backends.is_empty() {
-        output::print(&format!("none; {}", crate::error::NO_PLUGIN_HINT));
+        output::print(&format!("none; {}", crate::error::GET_PLUGINS));
     } else {
         plugins::print(&info.backends);
     }

@@ -73,7 +73,7 @@ fn list(candidates: &[Candidate], common: &super::Common, config: &Config) -> an
     if rows.is_empty() {
         output::say("no plugins in");
         config.plugin_dirs.iter().for_each(|dir| output::say(&format!("  {}", dir.display())));
-        output::say(&format!("hint: {}", crate::error::NO_PLUGIN_HINT));
+        output::say(&format!("hint: {}", crate::error::no_plugin_hint()));
         return Ok(());
     }
     print(&rows);

@@ -2,6 +2,7 @@
 
 use super::Check;
 use crate::config::{Config, Origin};
+use crate::error::GET_PLUGINS;
 use crate::plugins::discover::{self, Searched};
 use crate::plugins::pins::Pins;
 use crate::plugins::preflight::NO_PLUGIN;
@@ -9,7 +10,6 @@ use crate::plugins::{self, Candidate, Status};
 use crate::text::counted;
 use std::path::PathBuf;
 
-const INSTALL: &str = "make install";
 /// What may help with a plugin for which nothing better is known.
 const OTHER_BUILD: &str = "install another build of this plugin";
 
@@ -125,7 +125,7 @@ fn able(candidates: &[Candidate]) -> Vec<Check> {
     let runs = names(&|candidate| candidate.status == Status::Available);
     let makes = names(&|candidate| candidate.report.as_ref().is_some_and(|report| !report.recipes.is_empty()));
     let check = |name, able: Vec<String>, lacking: &str| match able.as_slice() {
-        [] => Check::problem(name, lacking, INSTALL),
+        [] => Check::problem(name, lacking, GET_PLUGINS),
         able => Check::ok(name, able.join(", ")),
     };
     vec![
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn without_a_backend_or_a_quantizer_nothing_can_be_done() {
         let checks = able(&[candidate(Status::Unavailable, "")]);
-        assert!(checks.iter().all(|check| check.status == doctor::Status::Problem && check.remedy == INSTALL));
+        assert!(checks.iter().all(|check| check.status == doctor::Status::Problem && check.remedy == GET_PLUGINS));
         assert_eq!(able(&[candidate(Status::Available, "")])[0].status, doctor::Status::Ok);
     }
 }

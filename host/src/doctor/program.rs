@@ -2,7 +2,7 @@
 
 use super::{Check, shell};
 use crate::config::Config;
-use crate::error::Error;
+use crate::error::{Error, INSTALL_AGAIN};
 use crate::worker::client::{self, Worker};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -33,12 +33,12 @@ pub(super) fn check_worker(config: &Config) -> Vec<Check> {
         Err(_) => {
             let seconds = VERSION_TIME_MAX.as_secs();
             let found = format!("`{} --version` gave no answer in {seconds} s", executable.display());
-            vec![Check::warning(WORKER, found, "make install")]
+            vec![Check::warning(WORKER, found, INSTALL_AGAIN)]
         }
         Ok(Some(version)) if version != env!("CARGO_PKG_VERSION") => {
             let found =
                 format!("`{}` is of version {version}, pajamas of {}", executable.display(), env!("CARGO_PKG_VERSION"));
-            vec![Check::warning(WORKER, found, "make install")]
+            vec![Check::warning(WORKER, found, INSTALL_AGAIN)]
         }
         _ => vec![Check::ok(WORKER, shown)],
     }
@@ -47,7 +47,7 @@ pub(super) fn check_worker(config: &Config) -> Vec<Check> {
 fn broken(error: &Error) -> Check {
     let remedy = match crate::env_vars::value(crate::env_vars::PAJAMAS_WORKER) {
         Some(_) => "unset PAJAMAS_WORKER",
-        None => "make install",
+        None => INSTALL_AGAIN,
     };
     Check::problem(WORKER, error.to_string().replace('\n', " "), remedy)
 }

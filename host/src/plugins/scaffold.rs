@@ -62,7 +62,7 @@ impl Name {
             Some(near) if RESERVED.split_whitespace().any(|word| word == near) => format!("{near}-backend"),
             near => near.unwrap_or_else(|| "acme-npu".into()),
         };
-        Err(Error::Refused { message, hint: format!("for example `pajamas plugins new {near}`") })
+        Err(Error::Usage { message, hint: format!("for example `pajamas plugins new {near}`") })
     }
 
     /// As the crate, the backend, the format and the extension have it: `acme-npu`.

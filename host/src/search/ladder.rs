@@ -59,6 +59,11 @@ impl Rung {
     }
 }
 
+/// Whether `options` make weights differ in importance.
+pub fn has_importance(options: &QuantizeOptions) -> bool {
+    options.options.keys().any(|option| is_of_importance(option))
+}
+
 /// Whether `option` says how important the weights are, which means nothing where none is quantized.
 fn is_of_importance(option: &str) -> bool {
     option == IMATRIX || option.starts_with(CALIBRATION)
@@ -87,7 +92,7 @@ pub fn methods(source: &Source, options: &QuantizeOptions, host: &Host<'_>, canc
         });
     }
     let (format, _) = pipeline::method(source, options, host.candidates, host.config)?;
-    let with_importance = options.options.keys().any(|option| is_of_importance(option));
+    let with_importance = has_importance(options);
     let worth = |name: &str| {
         let listed = |names: &[&str]| names.iter().any(|listed| listed.eq_ignore_ascii_case(name));
         format != "gguf" || listed(&METHODS) || (with_importance && listed(&WITH_IMPORTANCE))

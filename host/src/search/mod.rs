@@ -138,7 +138,7 @@ pub fn search(
     let rungs = ladder::methods(source, options, host, cancel)?;
     let fits = |rung: &Rung| goal.fits(rung);
     let (fitting, too_large): (Vec<Rung>, Vec<Rung>) = rungs.into_iter().partition(fits);
-    let Some(smallest) = fitting.first() else { return Err(nothing_fits(goal, &too_large)) };
+    let Some(smallest) = fitting.first() else { return Err(nothing_fits(goal, &too_large, options)) };
     let smallest = smallest.method.clone();
     let (chosen, reason) = match goal.limits.max_kld {
         Some(max) => {
@@ -197,16 +197,21 @@ pub fn check(
     cancel: &CancelToken,
 ) -> Result<()> {
     let rungs = ladder::methods(source, options, host, cancel)?;
-    if rungs.iter().any(|rung| goal.fits(rung)) { Ok(()) } else { Err(nothing_fits(goal, &rungs)) }
+    if rungs.iter().any(|rung| goal.fits(rung)) { Ok(()) } else { Err(nothing_fits(goal, &rungs, options)) }
 }
 
-fn nothing_fits(goal: &Goal, rungs: &[Rung]) -> Error {
+fn nothing_fits(goal: &Goal, rungs: &[Rung], options: &QuantizeOptions) -> Error {
     let bytes = goal.max_bytes.unwrap_or(0);
     // No model is that small.
     let unit = if bytes < 1024 { " (a size without a unit is one in bytes: `6GiB` has one)" } else { "" };
     let smallest = size(rungs.first().map_or(0, |rung| rung.size_bytes));
+    let more = if ladder::has_importance(options) {
+        ""
+    } else {
+        "; some that need an importance matrix are smaller (`--calibration TEXT`)"
+    };
     Error::QualityTooLow(format!(
-        "nothing fits into {}{unit}: the smallest that is worth making takes {smallest}",
+        "nothing fits into {}{unit}: the smallest that is worth making takes {smallest}{more}",
         size(bytes)
     ))
 }

@@ -14,7 +14,9 @@ impl Backend for MlxQuantize {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new("cpu", &["mlx"])
+        let mut can = Capabilities::new("cpu", &["mlx"]);
+        (can.streaming, can.sampling) = (false, Vec::new());
+        can
     }
 
     fn load_model(&self, request: &LoadRequest, _: &Progress, _: &CancelToken) -> Result<Box<dyn Model>> {

@@ -164,8 +164,7 @@ impl<'a> Wanted<'a> {
             hint: if self.id.contains('/') {
                 format!("fetch it first: `{}`, or give a path to a GGUF file or a folder", self.download())
             } else {
-                // Hardly any model of the hub has a name without an organization; most such names are slips.
-                format!("`pajamas models` lists what was made; one on the Hub is fetched first: `{}`", self.download())
+                "`pajamas models` lists what was made; a model on the Hub is named `org/name`".into()
             },
         }
     }

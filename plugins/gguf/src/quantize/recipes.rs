@@ -70,9 +70,14 @@ const RECIPES: [GgufRecipe; 35] = [
         "IQ3_M",
         sys::LLAMA_FTYPE_MOSTLY_IQ3_M,
         3.76,
-        "Three bits on a grid, mixed; better than Q3_K_M with weights.",
+        "Three bits on a grid, mixed; better than Q3_K_M with an importance matrix.",
     ),
-    recipe("IQ3_S", sys::LLAMA_FTYPE_MOSTLY_IQ3_S, 3.66, "Three bits on a grid; better than Q3_K_S with weights."),
+    recipe(
+        "IQ3_S",
+        sys::LLAMA_FTYPE_MOSTLY_IQ3_S,
+        3.66,
+        "Three bits on a grid; better than Q3_K_S with an importance matrix.",
+    ),
     recipe("IQ3_XS", sys::LLAMA_FTYPE_MOSTLY_IQ3_XS, 3.50, "Between IQ3_XXS and IQ3_S. Needs an importance matrix."),
     recipe("Q2_K_S", sys::LLAMA_FTYPE_MOSTLY_Q2_K_S, 2.97, "Smaller than Q2_K. Needs an importance matrix."),
     recipe(
