@@ -129,7 +129,11 @@ pub fn check_replaceable(path: &Path) -> Result<()> {
                     message: format!("there is no folder `{}`", folder.display()),
                     hint: "make the folder first, or name another file".into(),
                 }),
-                _ => Ok(()),
+                // Nobody wants to know after an answer that cannot be kept.
+                folder => {
+                    let folder = folder.unwrap_or(Path::new("."));
+                    tempfile::tempfile_in(folder).map(drop).map_err(Error::io("writing", path))
+                }
             }
         }
         Err(Error::Invalid { path, message, .. }) => Err(Error::Invalid {

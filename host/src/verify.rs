@@ -186,8 +186,10 @@ fn record(artifact: &Source, config: &Config) -> Check {
 
 fn backend(artifact: &Source, context: &Context<'_>) -> Result<Check> {
     const NAME: &str = "backend";
-    let requested = context.config.backend.as_deref();
-    let chosen = rank::choose(context.candidates, std::slice::from_ref(&artifact.format), requested, true);
+    let formats = std::slice::from_ref(&artifact.format);
+    let preferred = rank::choose(context.candidates, formats, context.config.backend.as_deref(), true);
+    // One that is preferred and not installed is for others to complain about.
+    let chosen = preferred.or_else(|_| rank::choose(context.candidates, formats, None, true));
     let Ok(candidate) = chosen.map(|choice| choice.candidate) else {
         return Ok(skipped(NAME, format!("no installed backend runs {} models", artifact.format.to_uppercase())));
     };

@@ -47,4 +47,5 @@ mod registry;
 mod searching;
 mod sweeping;
 mod terminal;
+mod together;
 mod validating;

@@ -84,7 +84,10 @@ fn what_says_how_to_quantize_holds_for_what_is_found() {
     let mut tried = small["search"]["trials"].as_array().unwrap().iter().map(|trial| trial["method"].as_str().unwrap());
     assert!(tried.any(|method| method == "IQ3_XS"), "{small:#}");
     let beside = small["companions"][0].as_str().unwrap();
-    assert!(beside.ends_with("-fit-1.6mib.imatrix.gguf") && std::fs::exists(beside).unwrap(), "{beside}");
+    assert!(
+        beside.ends_with("-fit-1730150-calibration-calibration.imatrix.gguf") && std::fs::exists(beside).unwrap(),
+        "{beside}"
+    );
     // What quantizes nothing needs none, and is as good an answer as without.
     let exact = made(&["--max-kld", "0.0000001"]);
     assert_eq!((&exact["method"], &exact["companions"]), (&"BF16".into(), &serde_json::json!([])));

@@ -4,6 +4,7 @@ use crate::errors;
 use crate::model::Model;
 use crate::work::{self, json};
 use pajamas::{Measure, Pajamas};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -43,7 +44,7 @@ impl Installation {
     }
 
     /// Gives JSON.
-    #[pyo3(signature = (model, *, method, format, options, output_dir, name, fit, max_kld, max_degradation, measure, text, tokens, isolated, dry_run, on_notice))]
+    #[pyo3(signature = (model, *, method, format, options, output_dir, name, force, fit, max_kld, max_degradation, measure, text, tokens, isolated, dry_run, on_notice))]
     #[expect(clippy::too_many_arguments, reason = "one for each of Python's, all named")]
     fn quantize(
         &self,
@@ -54,6 +55,7 @@ impl Installation {
         options: BTreeMap<String, String>,
         output_dir: Option<PathBuf>,
         name: Option<String>,
+        force: bool,
         fit: Option<u64>,
         max_kld: Option<f64>,
         max_degradation: Option<f64>,
@@ -64,8 +66,8 @@ impl Installation {
         dry_run: bool,
         on_notice: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<String> {
-        let quantized = work::run(py, on_notice, |observer, cancel| {
-            let mut work = self.0.quantize(model).observer(observer).cancel(cancel).isolated(isolated);
+        let (quantized, raised) = work::run_to_its_end(py, on_notice, |observer, cancel| {
+            let mut work = self.0.quantize(model).observer(observer).cancel(cancel).isolated(isolated).replace(force);
             work = set(work, method, pajamas::Quantize::method);
             work = set(work, format, pajamas::Quantize::format);
             work = options.into_iter().fold(work, |work, (name, value)| work.set(name, value));
@@ -86,16 +88,16 @@ impl Installation {
                 (serde_json::to_value(made), failure)
             })
         })?;
-        let (made, failure) = quantized;
-        let made = json(&made.map_err(|error| pyo3::exceptions::PyRuntimeError::new_err(error.to_string()))?)?;
+        let (made, failure) = match (quantized, raised) {
+            (Ok(quantized), None) => quantized,
+            (Err(error), None) => return Err(errors::exception(py, &error)),
+            // Nothing was made.
+            (Err(_), Some(raised)) => return Err(raised),
+            (Ok((made, _)), Some(raised)) => return Err(with_made(py, raised, &made)),
+        };
         match failure {
-            None => Ok(made),
-            // Measuring failed; what was made is there all the same.
-            Some(failure) => {
-                let exception = errors::exception(py, &failure);
-                exception.value(py).setattr("_made", made)?;
-                Err(exception)
-            }
+            None => json(&made.map_err(|error| PyRuntimeError::new_err(error.to_string()))?),
+            Some(failure) => Err(with_made(py, errors::exception(py, &failure), &made)),
         }
     }
 
@@ -236,12 +238,28 @@ impl Installation {
 
     /// Gives JSON.
     fn models(&self, py: Python<'_>) -> PyResult<String> {
-        json(&py.detach(|| self.0.models()))
+        let models = py.detach(|| self.0.models());
+        let with_path = |model: &pajamas::Record| {
+            let path = self.0.config().models_dir().join(&model.file);
+            let mut value = serde_json::to_value(model).unwrap_or_default();
+            value["path"] = path.display().to_string().into();
+            value
+        };
+        json(&models.iter().map(with_path).collect::<Vec<_>>())
     }
 
     fn path_of(&self, py: Python<'_>, model: &str) -> PyResult<PathBuf> {
         py.detach(|| self.0.path_of(model)).map_err(errors::of(py))
     }
+}
+
+/// `exception`, which ended the measuring, with what was made, and is there all the same, as its attribute `_made`.
+fn with_made(py: Python<'_>, exception: PyErr, made: &serde_json::Result<serde_json::Value>) -> PyErr {
+    if let Ok(made) = made {
+        // What cannot have attributes is raised all the same.
+        let _ = json(made).and_then(|made| exception.value(py).setattr("_made", made));
+    }
+    exception
 }
 
 /// A report as JSON; where an exception ended the work, that, with what was measured by then as its attribute `_partial`.

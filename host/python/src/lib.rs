@@ -12,6 +12,7 @@ use pyo3::prelude::*;
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     pajamas::log_if_asked();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_function(wrap_pyfunction!(work::end, module)?)?;
     module.add_class::<installation::Installation>()?;
     module.add_class::<model::Model>()?;
     module.add_class::<model::Stream>()

@@ -8,8 +8,44 @@ use pyo3::prelude::*;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+/// What stops each piece of work that is going on.
+static GOING_ON: Mutex<Vec<Weak<AtomicBool>>> = Mutex::new(Vec::new());
+/// Whether the interpreter is about to end.
+static ENDING: AtomicBool = AtomicBool::new(false);
+/// How long the interpreter's end waits for work to stop.
+const END_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Stops all work, for the end of the interpreter: what an engine's threads compute with is torn down with the process.
+#[pyfunction]
+pub fn end(py: Python<'_>) {
+    let going_on = {
+        let mut going_on = GOING_ON.lock().unwrap_or_else(PoisonError::into_inner);
+        ENDING.store(true, Ordering::Relaxed);
+        std::mem::take(&mut *going_on)
+    };
+    going_on.iter().filter_map(Weak::upgrade).for_each(|stop| stop.store(true, Ordering::Relaxed));
+    let started = Instant::now();
+    py.detach(|| {
+        while going_on.iter().any(|stop| stop.strong_count() > 0) && started.elapsed() < END_TIME_MAX {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+}
+
+/// What stops a piece of work, which is going on until it is let go of.
+fn begin() -> PyResult<Arc<AtomicBool>> {
+    let mut going_on = GOING_ON.lock().unwrap_or_else(PoisonError::into_inner);
+    if ENDING.load(Ordering::Relaxed) {
+        return Err(PyRuntimeError::new_err("the interpreter is ending"));
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    going_on.retain(|stop| stop.strong_count() > 0);
+    going_on.push(Arc::downgrade(&stop));
+    Ok(stop)
+}
 
 /// How often a signal is looked for.
 pub const POLL: Duration = Duration::from_millis(50);
@@ -97,7 +133,7 @@ pub fn run_to_its_end<T: Send>(
     on_notice: Option<&Bound<'_, PyAny>>,
     job: impl FnOnce(&dyn Observer, CancelToken) -> pajamas::Result<T> + Send,
 ) -> PyResult<(pajamas::Result<T>, Option<PyErr>)> {
-    let stop = Arc::new(AtomicBool::new(false));
+    let stop = begin()?;
     let (sender, said) = mpsc::channel();
     let cancel = CancelToken::from_flag(Arc::clone(&stop));
     let heard = Mutex::new(Heard { said, next: None });

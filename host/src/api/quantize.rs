@@ -241,11 +241,10 @@ impl<'a> Quantize<'a> {
                 // The backend that the user prefers may run other formats only.
                 let config = Config { backend: None, ..config.clone() };
                 let host = Host { config: &config, ..host };
-                let found = search::search(&source, &goal, &self.options, &host, &self.call.cancel)?;
-                let name = found.options.name.clone().unwrap_or_else(|| goal.name(&source.name));
-                // The next search for the same may find another method.
-                let options = QuantizeOptions { name: Some(name), replace: true, ..found.options };
-                (options, Some(Search { reason: found.reason, trials: found.trials }))
+                let name_of_search = Some(goal.name(&source.name, &self.options));
+                let options = QuantizeOptions { name_of_search, ..self.options.clone() };
+                let found = search::search(&source, &goal, &options, &host, &self.call.cancel)?;
+                (found.options, Some(Search { reason: found.reason, trials: found.trials }))
             }
         };
         let progress = |update: &_| self.call.observer.progress(update);
@@ -280,7 +279,7 @@ impl<'a> Quantize<'a> {
     fn measure_or_default(&self) -> Measure {
         match self.measure {
             Some(measure) => measure,
-            None if self.is_limited() => Measure::Always,
+            None if self.is_limited() || self.max_bytes.is_some() => Measure::Always,
             None if self.call.pajamas.config().validate => Measure::IfPossible,
             None => Measure::Never,
         }

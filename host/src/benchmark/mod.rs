@@ -174,7 +174,7 @@ impl Bench<'_> {
     fn combinations<'m>(&self, models: &'m [(String, Source)]) -> Result<Vec<Combination<'m>>> {
         let mut combinations = Vec::new();
         for (model, source) in models {
-            for backend in self.backends(source)? {
+            for backend in self.backends(source, models.len() > 1)? {
                 combinations.push(Combination { model, source, backend });
             }
         }
@@ -182,13 +182,17 @@ impl Bench<'_> {
     }
 
     /// The backends to run `source` on. Names and options that do not exist are errors here, before anything is
-    /// measured; that a named backend cannot run is found out in its turn.
-    fn backends(&self, source: &Source) -> Result<Vec<Option<String>>> {
+    /// measured; that a named backend cannot run is found out in its turn, and so is that none can run one of `several` models.
+    fn backends(&self, source: &Source, several: bool) -> Result<Vec<Option<String>>> {
         let formats = open::formats(source, &self.open_options(None), self.candidates, self.config)?;
         if self.options.backends.is_empty() {
             let preferred = self.config.backend.as_deref();
-            let choice = rank::choose(self.candidates, &formats, preferred, self.options.fallback)?;
-            open::load_options(choice.candidate, &self.options.set)?;
+            match rank::choose(self.candidates, &formats, preferred, self.options.fallback) {
+                Ok(choice) => _ = open::load_options(choice.candidate, &self.options.set)?,
+                // Of several models, the others are measured all the same.
+                Err(Error::NoBackend { .. }) if several => (),
+                Err(error) => return Err(error),
+            }
             return Ok(vec![None]);
         }
         let mut backends = Vec::new();

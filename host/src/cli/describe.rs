@@ -55,7 +55,8 @@ fn chosen<'a>(
     match rank::choose(candidates, &[format.to_owned()], requested, fallback) {
         Ok(choice) => Ok(Some(choice.candidate)),
         Err(error) if backend.is_some() => Err(error),
-        Err(_) => Ok(None),
+        // One that is preferred and not installed is for others to complain about.
+        Err(_) => Ok(rank::choose(candidates, &[format.to_owned()], None, true).ok().map(|choice| choice.candidate)),
     }
 }
 

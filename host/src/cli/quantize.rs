@@ -179,8 +179,13 @@ impl Args {
             work = work.method(method);
         }
         let group_size = self.group_size.map(|size| ("group_size".to_owned(), size.to_string()));
-        for (name, value) in self.set.iter().cloned().chain(group_size).chain(self.tuning.options()?) {
+        let flags: Vec<(String, String)> = group_size.into_iter().chain(self.tuning.options()?).collect();
+        for (name, value) in self.set.iter().cloned().chain(flags.iter().cloned()) {
             work = work.set(name, value);
+        }
+        if let Some((name, _)) = self.set.iter().find(|(name, _)| flags.iter().any(|(flag, _)| flag == name)) {
+            let message = format!("`--set {name}=…` and `--{}` say two things", name.replace('_', "-"));
+            return Err(Error::Usage { message, hint: "leave one of them out".into() });
         }
         if let Some(dir) = &self.output {
             if dir.extension().is_some_and(|it| it.eq_ignore_ascii_case(format::GGUF)) && !dir.exists() {

@@ -67,8 +67,6 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
         std::fs::create_dir_all(dir).map_err(Error::io("creating", dir))?;
     }
     let found = work.observer(&console).cancel(interrupt.begin()).run()?;
-    let own_dir = || config.home.join("sweeps").join(&found.name).join(found.started_at.replace(':', ""));
-    let dir = args.output.clone().unwrap_or_else(own_dir);
     console.clear();
     // First what took so long: the files may not find room.
     if common.json {
@@ -76,11 +74,30 @@ pub fn execute(args: &Args, common: &super::Common, config: &Config) -> anyhow::
     } else {
         table(&found);
     }
+    let dir = match &args.output {
+        Some(dir) => dir.clone(),
+        None => new_dir(&config.home.join("sweeps").join(&found.name), &found.started_at.replace(':', ""))?,
+    };
     let report = write(&found, &dir)?;
     if !common.json {
         output::print(&output::shown(&report.display().to_string()));
     }
     if found.interrupted { Err(Error::Interrupted.into()) } else { Ok(()) }
+}
+
+/// Makes a folder called `name` in `parent`; where another sweep has that, with a number behind.
+fn new_dir(parent: &Path, name: &str) -> Result<PathBuf, Error> {
+    std::fs::create_dir_all(parent).map_err(Error::io("creating", parent))?;
+    let mut dir = parent.join(name);
+    for number in 2.. {
+        match std::fs::create_dir(&dir) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                dir = parent.join(format!("{name}-{number}"))
+            }
+            made => return made.map_err(Error::io("creating", &dir)).map(|()| dir),
+        }
+    }
+    Ok(dir)
 }
 
 /// Writes the files; gives the page's path.
@@ -103,7 +120,7 @@ fn table(found: &Sweep) {
     };
     rows.extend(found.rows.iter().enumerate().map(|(index, row)| {
         // By size, rising: what a smaller one does better is what there is no reason to take.
-        let better = found.rows[..index].iter().find(|smaller| smaller.kld <= row.kld);
+        let better = found.rows[..index].iter().find(|other| other.size_bytes < row.size_bytes && other.kld <= row.kld);
         vec![
             row.method.clone(),
             row.format.clone(),

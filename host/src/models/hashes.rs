@@ -1,5 +1,6 @@
 //! SHA-256 sums of a model's files, written as `sha256sum` writes them.
 
+use super::provenance;
 use super::source::Source;
 use crate::error::{Error, Result};
 use pajamas_plugin_api::CancelToken;
@@ -28,7 +29,8 @@ impl Sums {
     }
 
     /// The sums of `files`; `progress` gets the bytes that were read. A file in Hugging Face's cache that is named for its
-    /// sum is taken at its word where it is `trusted`.
+    /// sum is taken at its word where it is `trusted`. In a GGUF file that pajamas made, the result of validating it counts as
+    /// zeroes: it is not what another model is made of.
     ///
     /// # Errors
     /// `Interrupted`; when a file cannot be read.
@@ -36,7 +38,7 @@ impl Sums {
         let sums = files.iter().map(|file| {
             let sum = match named_for_its_sum(file).filter(|_| trusted) {
                 Some(sum) => sum,
-                None => sum_without(file, &[], progress, cancel)?,
+                None => sum_without(file, &provenance::validation_room(file), progress, cancel)?,
             };
             Ok((file_name(file), sum))
         });
@@ -86,7 +88,7 @@ pub fn files_of(source: &Source) -> Result<Vec<PathBuf>> {
     files.retain(|file| {
         let hidden = file_name(file).starts_with('.');
         let wanted = file.extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known));
-        wanted && !hidden && file.is_file()
+        wanted && !hidden && file.is_file() && file_name(file) != provenance::FILE
     });
     files.sort();
     Ok(files)

@@ -10,6 +10,7 @@ use pajamas_plugin_api::{CancelToken, ProgressUpdate};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// The file in a folder artifact that tells where it came from. A folder with it is one that pajamas made.
@@ -88,6 +89,18 @@ pub fn content_sum(path: &Path, progress: &dyn Fn(&ProgressUpdate), cancel: &Can
         Some(start..start + length)
     });
     hashes::sum_without(path, &blanks.collect::<Vec<_>>(), &mut report, cancel)
+}
+
+/// Where the result of validating it lies in the GGUF file at `path`; empty for any other.
+pub fn validation_room(path: &Path) -> Vec<Range<u64>> {
+    let is_gguf = || format::detect(path).is_ok_and(|format| format == format::GGUF);
+    let room = || -> Option<Range<u64>> {
+        let file = GgufFile::open(path).ok()?;
+        let length = file.metadata().get(VALIDATION)?.as_str()?.len() as u64;
+        let start = file.string_offset(VALIDATION)?;
+        Some(start..start + length)
+    };
+    if is_gguf() { room().into_iter().collect() } else { Vec::new() }
 }
 
 /// The artifact's file, or the files in its folder but for the one that tells of its making.

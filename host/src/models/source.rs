@@ -1,7 +1,7 @@
 //! What a model reference means: a file, a folder, the name of an artifact, or an id in the Hugging Face cache.
 
 use super::store::{self, Record};
-use super::{format, hub};
+use super::{format, hashes, hub};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use pajamas_plugin_api::options::nearest;
@@ -98,7 +98,7 @@ fn is_plain_name(text: &str) -> bool {
     !text.is_empty() && !text.contains(['/', '\\']) && !text.starts_with('.')
 }
 
-/// A key for what the source holds now: the commit of a hub model, else names, sizes and times of its files.
+/// A key for what the source holds now: the commit of a hub model, else names, sizes and times of the files that make it.
 ///
 /// # Errors
 /// When the folder cannot be read.
@@ -107,9 +107,13 @@ pub fn fingerprint(source: &Source) -> Result<String> {
     if let Some((id, commit)) = &source.hub {
         hash.update(format!("hub:{id}@{commit}"));
     } else if source.path.is_dir() {
-        let listing = std::fs::read_dir(&source.path).map_err(Error::io("reading", &source.path))?;
-        let mut files: Vec<PathBuf> = listing.flatten().map(|entry| entry.path()).filter(|p| p.is_file()).collect();
-        files.sort();
+        let mut files = hashes::files_of(source)?;
+        if files.is_empty() {
+            // In a layout of some plugin's own, any file may be part of it.
+            let listing = std::fs::read_dir(&source.path).map_err(Error::io("reading", &source.path))?;
+            files = listing.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+            files.sort();
+        }
         files.iter().for_each(|file| add_file(&mut hash, file));
     } else {
         add_file(&mut hash, &source.path);

@@ -15,8 +15,7 @@ use crate::worker::client::Worker;
 use crate::worker::protocol::{Reply, Request};
 use find::{find_quantizer, recipes};
 use pajamas_plugin_api::{
-    ArtifactKind, CancelToken, OptionSpec, OptionValue, Options, ProgressUpdate, QuantizeJob, QuantizeReport, Recipe,
-    options,
+    ArtifactKind, CancelToken, OptionSpec, Options, ProgressUpdate, QuantizeJob, QuantizeReport, Recipe, options,
 };
 use partial::Partial;
 use serde::Serialize;
@@ -40,6 +39,8 @@ pub struct QuantizeOptions {
     pub output_dir: Option<PathBuf>,
     /// The artifact's name without extension; none makes it from the model's name and the recipe's.
     pub name: Option<String>,
+    /// What is taken for a name where none is given, of what a search finds: it replaces what an earlier one found.
+    pub name_of_search: Option<String>,
     /// Whether an artifact of that name in the store may be replaced also if it is another model, or by another method.
     pub replace: bool,
     /// Options of the recipe, as a user writes them.
@@ -91,19 +92,6 @@ pub fn quantize(
     let target = dir.join(plan.target.file_name().unwrap_or_default());
     publish::check_replaceable(&target, plan.recipe.artifact)?;
     let _lock = lock(&target, config)?;
-    let in_store = options.output_dir.is_none();
-    if let Some(other) = store::record_of(config, &target).filter(|_| in_store && !options.replace)
-        && (&other.method, &other.source) != (&plan.recipe.name, &plan.origin)
-        && other.is_ours()
-    {
-        let name = other.name();
-        return Err(Error::Refused {
-            message: format!("`{name}` is there already: {} of `{}`", other.method, other.source),
-            hint: format!(
-                "choose another name with `--name`; `--force` replaces it, `pajamas models remove {name}` removes it"
-            ),
-        });
-    }
     let started = Instant::now();
     let partial = Partial::create(&target, dir_is_new)?;
     let output = partial.dir.join(target.file_name().unwrap_or_default());
@@ -118,7 +106,7 @@ pub fn quantize(
     let (mut report, worker, sums) = make(plan.candidate, &job, &files, config, progress, cancel)?;
     provenance::seal(&job.output, &mut job.provenance, &sums, progress, cancel)?;
     let replaced = store::record_of(config, &target).map_or_else(Vec::new, |record| record.companions);
-    if in_store {
+    if plan.in_store {
         // Whatever happens between the two next steps, no record describes a file that it was not made for.
         store::forget(config, &target);
     }
@@ -130,17 +118,19 @@ pub fn quantize(
         ArtifactKind::Folder => Ok(Vec::new()),
         _ => publish::companions(&job.scratch_dir, &report.companions, &target),
     };
-    let companions = placed.unwrap_or_else(|error| {
+    let mut companions = placed.unwrap_or_else(|error| {
         // The model itself is whole, and has its name.
         report.notes.push(format!("what belongs beside the model could not be put there: {error}"));
         Vec::new()
     });
+    // What it was made with may have belonged to the one that it replaces.
+    companions.extend(plan.inputs().filter(|input| replaced.iter().any(|name| dir.join(name) == *input)));
     report.companions = companions.iter().map(|path| path.display().to_string()).collect();
     store::remove_companions(&dir, &replaced, &companions);
     // Until here the worker would have cleaned up after a host that was killed.
     drop(worker);
     drop(partial);
-    if in_store {
+    if plan.in_store {
         let file_name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let record = Record {
             file: file_name(&target),
@@ -215,6 +205,8 @@ struct Plan<'a> {
     origin: String,
     fingerprint: String,
     target: PathBuf,
+    /// Whether that is in the store.
+    in_store: bool,
 }
 
 impl<'a> Plan<'a> {
@@ -235,13 +227,19 @@ impl<'a> Plan<'a> {
             ArtifactKind::Folder => String::new(),
             _ => format!(".{}", recipe.format),
         };
-        let name = match &options.name {
-            Some(name) => checked_name(name)?,
-            None => default_name(&source.name, &recipe, &chosen),
+        let name = match (&options.name, &options.name_of_search) {
+            (Some(name), _) => checked_name(name)?,
+            (None, Some(name)) => name.clone(),
+            (None, None) => default_name(&source.name, &recipe, &chosen),
         };
         let file = format!("{}{extension}", name.strip_suffix(&extension).unwrap_or(&name));
-        let target = match &options.output_dir {
+        let store = config.models_dir();
+        let is_store = |dir: &PathBuf| dir.canonicalize().is_ok_and(|dir| store.canonicalize().is_ok_and(|s| s == dir));
+        let other_dir = options.output_dir.as_ref().filter(|dir| !is_store(dir));
+        let target = match other_dir {
             Some(dir) => dir.join(&file),
+            // A name that was chosen is the name, or an error.
+            None if options.name.is_some() => store.join(&file),
             None => {
                 let commit = source.hub.as_ref().map(|(_, commit)| commit.as_str());
                 store::place(config, &file, &extension, &origin, commit, &fingerprint)
@@ -262,7 +260,40 @@ impl<'a> Plan<'a> {
         if let Some(evidence) = &options.evidence {
             provenance.insert(provenance::CHOICE.into(), evidence.clone());
         }
-        Ok(Self { candidate, recipe, options: chosen, provenance, origin, fingerprint, target })
+        let in_store = other_dir.is_none();
+        let plan = Self { candidate, recipe, options: chosen, provenance, origin, fingerprint, target, in_store };
+        let is_found = options.name.is_none() && options.name_of_search.is_some();
+        if in_store && !options.replace && !is_found {
+            plan.check_name(config)?;
+        }
+        Ok(plan)
+    }
+
+    /// Refuses a name in the store that another model has: of something else, or made in another way.
+    ///
+    /// # Errors
+    /// Just then.
+    fn check_name(&self, config: &Config) -> Result<()> {
+        let file = self.target.file_name().unwrap_or_default().to_string_lossy();
+        let name = file.strip_suffix(&format!(".{}", self.recipe.format)).unwrap_or(&file);
+        let is_same = |other: &Record| {
+            let making = (&other.method, &other.source, &other.options);
+            other.file == file && making == (&self.recipe.name, &self.origin, &self.written_options())
+        };
+        let taken = store::list(config).into_iter().find(|other| other.name() == name && !is_same(other));
+        let Some(other) = taken.filter(Record::is_ours) else { return Ok(()) };
+        Err(Error::Refused {
+            message: format!("`{name}` is there already: {} of `{}`", other.method, other.source),
+            hint: format!(
+                "choose another name with `--name`; `--force` replaces it, `pajamas models remove {name}` removes it"
+            ),
+        })
+    }
+
+    /// The files that options name.
+    fn inputs(&self) -> impl Iterator<Item = PathBuf> {
+        let texts = self.options.iter().map(|(_, value)| PathBuf::from(value.to_string()));
+        texts.filter_map(|path| path.canonicalize().ok())
     }
 
     fn job(&self, source: &Source, output: PathBuf, scratch_dir: PathBuf, config: &Config) -> QuantizeJob {
@@ -378,12 +409,18 @@ fn default_name(model: &str, recipe: &Recipe, options: &Options) -> String {
         _ => format!("{model}-{}", recipe.name),
     };
     for (option, value) in options.iter() {
-        match value {
-            OptionValue::Bool(true) => name += &format!("-{option}"),
-            OptionValue::Text(text) => name += &format!("-{option}-{}", short_name(text)),
-            value => name += &format!("-{option}-{value}"),
-        }
+        name += &in_name(option, &value.to_string());
     }
+    file_name(&name)
+}
+
+/// What an option that was set contributes to a model's name.
+pub fn in_name(option: &str, value: &str) -> String {
+    if value == "true" { format!("-{option}") } else { format!("-{option}-{}", short_name(value)) }
+}
+
+/// `name` as one that any file may have.
+pub fn file_name(name: &str) -> String {
     name.to_lowercase().replace(['/', '\\', '\0'], "_")
 }
 

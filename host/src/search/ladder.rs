@@ -97,15 +97,20 @@ pub fn methods(source: &Source, options: &QuantizeOptions, host: &Host<'_>, canc
         let listed = |names: &[&str]| names.iter().any(|listed| listed.eq_ignore_ascii_case(name));
         format != "gguf" || listed(&METHODS) || (with_importance && listed(&WITH_IMPORTANCE))
     };
-    let mut rungs = Vec::new();
+    let (mut rungs, mut refusal) = (Vec::new(), None);
     for name in pipeline::methods_of(source, &format, host.candidates).into_iter().filter(|name| worth(name)) {
         cancel.check()?;
-        let rung = Rung { method: name.clone(), tensor_types: String::new(), size_bytes: 0, tensors: Vec::new() };
+        let rung = Rung { method: name, tensor_types: String::new(), size_bytes: 0, tensors: Vec::new() };
         match weighed(&rung, source, options, host, cancel) {
-            // Asked for types of tensors, it is none of those that were asked for.
-            Err(Error::Plugin(error)) if name == UNQUANTIZED && error.kind == ErrorKind::Unsupported => (),
+            // Not of this model, or not with these options: BF16 has no types of tensors that could be changed.
+            Err(Error::Plugin(error)) if error.kind == ErrorKind::Unsupported => {
+                refusal.get_or_insert(error);
+            }
             weighed => rungs.push(weighed?),
         }
+    }
+    if let (true, Some(refusal)) = (rungs.is_empty(), refusal) {
+        return Err(Error::Plugin(refusal));
     }
     rungs.sort_by_key(|rung| rung.size_bytes);
     // Of a source in BF16, what is as large as it is no step.

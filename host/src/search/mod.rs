@@ -40,20 +40,43 @@ pub struct Goal {
 const EVIDENCE_BYTES_MAX: u64 = 4096;
 
 impl Goal {
-    /// What is found for `model` is called by what was asked for.
-    pub fn name(&self, model: &str) -> String {
+    /// What is found for `model` is called by what was asked for, `options` included.
+    pub fn name(&self, model: &str, options: &QuantizeOptions) -> String {
         let mut name = model.to_owned();
         if let Some(bytes) = self.max_bytes {
-            name += &format!("-fit-{}", size(bytes).replace(".0 ", "").replace(' ', ""));
+            name += &format!("-fit-{}", short_size(bytes));
         }
         if let Some(max) = self.limits.max_kld {
             name += &format!("-kld-{max}");
         }
-        name.to_lowercase().replace(['/', '\\', '\0'], "_")
+        if let Some(part) = self.limits.max_degradation.filter(|part| self.max_bytes.is_none() || *part != 1.0) {
+            name += &format!("-degradation-{part}");
+        }
+        for (option, value) in &options.options {
+            name += &pipeline::in_name(option, value);
+        }
+        pipeline::file_name(&name)
     }
 
     fn fits(&self, rung: &Rung) -> bool {
         self.max_bytes.is_none_or(|max| rung.size_bytes + EVIDENCE_BYTES_MAX <= max)
+    }
+}
+
+/// As people write it, where that says it to the byte.
+fn short_size(bytes: u64) -> String {
+    let text = size(bytes);
+    let unit = |unit: &str| match unit {
+        "KiB" => 1024.0,
+        "MiB" => 1024.0 * 1024.0,
+        "GiB" => 1024.0 * 1024.0 * 1024.0,
+        _ => 1.0,
+    };
+    let said = text.split_once(' ').and_then(|(number, word)| Some(number.parse::<f64>().ok()? * unit(word)));
+    if said.is_some_and(|said| said as u64 == bytes) {
+        text.replace(".0 ", "").replace(' ', "")
+    } else {
+        bytes.to_string()
     }
 }
 
@@ -115,6 +138,9 @@ pub struct Evidence {
     pub max_bytes: Option<u64>,
     /// Mean KL divergence allowed, if there was a limit.
     pub max_kld: Option<f64>,
+    /// How much perplexity was allowed to grow, if that was said.
+    #[serde(default)]
+    pub max_degradation: Option<f64>,
     /// Why it is this one.
     pub reason: String,
     /// Everything that was measured, by size.
@@ -178,6 +204,7 @@ pub fn search(
     let evidence = Evidence {
         max_bytes: goal.max_bytes,
         max_kld: goal.limits.max_kld,
+        max_degradation: goal.limits.max_degradation,
         reason: reason.clone(),
         trials: trials.clone(),
     };

@@ -148,6 +148,7 @@ pub fn sweep(source: &Source, options: &SweepOptions, host: &Host<'_>, cancel: &
         rows: Vec::new(),
         failures: Vec::new(),
     };
+    let mut hint = None;
     for (format, method) in methods(source, options, host)? {
         host.observer.note(&format!("{format} {method}"));
         match one(source, &format, &method, options, host, &mut sweep, cancel) {
@@ -160,13 +161,14 @@ pub fn sweep(source: &Source, options: &SweepOptions, host: &Host<'_>, cancel: &
             Err(Error::Interrupted) => return Err(Error::Interrupted),
             Err(error) => {
                 host.observer.warn(&format!("{method}: {error}"));
+                hint.get_or_insert_with(|| error.hint().unwrap_or_default());
                 sweep.failures.push(Failure { format, method, reason: error.to_string() });
             }
         }
     }
-    if let ([], Some(first)) = (sweep.rows.as_slice(), sweep.failures.first()) {
+    if let ([], Some((first, hint))) = (sweep.rows.as_slice(), sweep.failures.first().zip(hint)) {
         let message = format!("nothing could be made and measured; {}: {}", first.method, first.reason);
-        return Err(Error::Refused { message, hint: "`pajamas plugins list` shows what is installed".into() });
+        return Err(Error::Refused { message, hint });
     }
     sweep.rows.sort_by(|one, other| one.size_bytes.cmp(&other.size_bytes).then(one.kld.total_cmp(&other.kld)));
     mark_fronts(&mut sweep.rows);
@@ -255,7 +257,9 @@ fn one(
     let Some(comparison) = measured.comparison else {
         return Err(Error::QualityTooLow("it gives no finite numbers".into()));
     };
-    sweep.text = Some(measured.text);
+    if sweep.text.replace(measured.text).is_none() {
+        measured.notes.iter().for_each(|note| host.observer.warn(note));
+    }
     let (prompt, generated) = options.speed;
     let speed = BenchmarkOptions {
         backends: vec![measured.candidate.backend.clone()],

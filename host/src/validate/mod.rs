@@ -14,6 +14,7 @@ pub mod verdict;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::models::describe;
 use crate::models::source::Source;
 use crate::models::store;
 use crate::plugins::Candidate;
@@ -131,8 +132,12 @@ pub fn validate(
         text.check()?;
     }
     options.limits.check()?;
-    let window = options.window.unwrap_or(WINDOW);
-    let context = Some(window);
+    // What was trained on less is not to be opened with more, only to be warned of that.
+    let trained = || u32::try_from(describe::describe(source, host.config).ok()?.context_length_trained?).ok();
+    let context = options
+        .window
+        .or_else(|| trained().filter(|trained| *trained > 0).map(|trained| WINDOW.min(trained)))
+        .or(Some(WINDOW));
     let open_options = OpenOptions { context_length: context, ..options.open.clone() };
     let candidate = open::open(source, &open_options, host.candidates, host.config, host.observer, cancel)?;
     // What was made of a source on the hub is not in the hub's cache.
@@ -141,6 +146,8 @@ pub fn validate(
     let measured_model = MeasuredModel::new(finished, options.made_now)?;
     let window = checked_window(options.window, &candidate)?;
     let reference_options = OpenOptions { context_length: context, ..options.reference_open.clone() };
+    let asked = options.reference_open.backend.as_ref();
+    let insisted = asked.is_some() && asked != host.config.backend.as_ref();
     let (reference, no_reference) = match reference {
         Some((name, source)) => {
             let reference = reference::open(source, name, &reference_options, &candidate, host, cancel)?;
@@ -148,7 +155,8 @@ pub fn validate(
         }
         None => match implied_reference(&candidate, &reference_options, host, cancel) {
             Ok(reference) => (Some(reference), String::new()),
-            Err(Error::Interrupted) => return Err(Error::Interrupted),
+            // What was asked for the reference is not to be dropped in silence.
+            Err(error) if is_wrong(&error) || insisted => return Err(error),
             Err(error) => (None, error.to_string()),
         },
     };
@@ -231,6 +239,11 @@ fn checked_window(asked: Option<u32>, candidate: &OpenModel) -> Result<u32> {
         None if trained > 0 => Ok(WINDOW.min(trained)),
         None => Ok(WINDOW),
     }
+}
+
+/// Whether it is no matter of what is here.
+fn is_wrong(error: &Error) -> bool {
+    matches!(error, Error::Interrupted | Error::UnknownBackend { .. } | Error::Usage { .. })
 }
 
 fn implied_reference(

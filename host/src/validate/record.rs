@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::models::source::{self, Source};
 use crate::models::{provenance, store};
 use crate::pipeline;
+use crate::search::Evidence;
 use serde::{Deserialize, Serialize};
 
 /// The part of a [`Report`] that is kept.
@@ -46,6 +47,8 @@ struct Compact {
     kld99: f64,
     top1: f64,
     n: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_kld: Option<f64>,
 }
 
 impl Summary {
@@ -70,17 +73,19 @@ impl Summary {
     fn compact(&self) -> String {
         let Self { passed, max_degradation: max, tokens: n, top1, .. } = self;
         let (ppl, kld, kld99) = (self.perplexity_change, self.kld_mean, self.kld_p99);
+        let max_kld = self.max_kld.map_or_else(String::new, |max| format!(r#","max_kld":{max:e}"#));
         format!(
-            r#"{{"passed":{passed},"max":{max},"ppl":{ppl:.2e},"kld":{kld:.2e},"kld99":{kld99:.2e},"top1":{top1:.4},"n":{n}}}"#
+            r#"{{"passed":{passed},"max":{max},"ppl":{ppl:.2e},"kld":{kld:.2e},"kld99":{kld99:.2e},"top1":{top1:.4},"n":{n}{max_kld}}}"#
         )
     }
 
     /// What `text` in an artifact says; none for what is no such text.
     pub fn from_compact(text: &str) -> Option<Self> {
-        let Compact { passed, max, ppl, kld, kld99, top1, n } = serde_json::from_str(text).ok()?;
+        let Compact { passed, max, ppl, kld, kld99, top1, n, max_kld } = serde_json::from_str(text).ok()?;
         Some(Self {
             passed,
             max_degradation: max,
+            max_kld,
             perplexity_change: ppl,
             kld_mean: kld,
             kld_p99: kld99,
@@ -115,11 +120,17 @@ impl Measured {
 
     /// The limits that the model was judged by when it was made, if it was.
     pub fn limits(&self, config: &Config) -> Limits {
-        let kept = store::record_of(config, &self.source.path).and_then(|record| record.validation);
-        let kept = kept.filter(|_| !self.made_now);
-        kept.map_or_else(Limits::default, |summary| Limits {
-            max_degradation: Some(summary.max_degradation),
-            max_kld: summary.max_kld,
+        let told = provenance::read(&self.source.path).unwrap_or_default();
+        let inside = || Summary::from_compact(told.get(provenance::VALIDATION)?);
+        let kept = store::record_of(config, &self.source.path).and_then(|record| record.validation).or_else(inside);
+        if let Some(Summary { max_degradation, max_kld, .. }) = kept {
+            return Limits { max_degradation: Some(max_degradation), max_kld };
+        }
+        // Of what a search found and nobody could judge.
+        let searched = told.get(provenance::CHOICE).and_then(|text| serde_json::from_str::<Evidence>(text).ok());
+        searched.map_or_else(Limits::default, |Evidence { max_degradation, max_kld, .. }| Limits {
+            max_degradation,
+            max_kld,
         })
     }
 
@@ -136,9 +147,12 @@ impl Measured {
             return Ok(false);
         }
         let kept = record.as_ref().and_then(|record| record.validation.as_ref());
-        if let Some(kept) = kept.filter(|kept| kept.tokens > summary.tokens) {
+        let is_more = |kept: &&Summary| {
+            kept.tokens > summary.tokens || (kept.tokens == summary.tokens && kept.text != summary.text)
+        };
+        if let Some(kept) = kept.filter(is_more) {
             return Err(crate::error::Error::Refused {
-                message: format!("one on more tokens ({}) is kept already", kept.tokens),
+                message: format!("one on as many tokens or more ({}) is kept already", kept.tokens),
                 hint: String::new(),
             });
         }
@@ -166,7 +180,7 @@ mod tests {
         let summary = Summary {
             passed: false,
             max_degradation: 0.123_456,
-            max_kld: None,
+            max_kld: Some(0.001),
             perplexity_change: -1.23e-12,
             kld_mean: 1.19e-2,
             kld_p99: 1.96e-1,

@@ -46,7 +46,8 @@ impl Text {
     pub fn name(&self) -> String {
         match self {
             Self::Bundled => "bundled".into(),
-            Self::File(path) => path.display().to_string(),
+            // It is kept with the model, and read elsewhere.
+            Self::File(path) => std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string(),
         }
     }
 

@@ -113,6 +113,10 @@ impl Worker {
                 message: format!("a worker process takes {} MiB at once: {error}", protocol::FRAME_BYTES_MAX >> 20),
                 hint: "send less, or run without `--isolate`".into(),
             }),
+            Some(Err(error)) if error.kind() == std::io::ErrorKind::InvalidInput => Err(Error::Usage {
+                message: "the name of a file or folder here is not UTF-8, and plugins take no other".into(),
+                hint: "rename it, or work in another folder".into(),
+            }),
             _ => Err(self.gone()),
         }
     }

@@ -216,6 +216,9 @@ pub struct ProbeReport {
 /// When the other end is gone, or the message is too long.
 pub fn write<T: Serialize>(to: &mut impl Write, message: &T) -> io::Result<()> {
     let bytes = wire::encode(message);
+    if bytes.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a path in it is not UTF-8"));
+    }
     if bytes.len() > FRAME_BYTES_MAX {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "message too long"));
     }

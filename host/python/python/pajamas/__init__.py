@@ -12,6 +12,7 @@ another one. Long calls release the interpreter's lock, and Ctrl-C stops them. E
 :mod:`pajamas.aio`.
 """
 
+import atexit
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -46,6 +47,7 @@ from ._installation import (
 )
 from ._model import Conversation, GenerateOptions, Message, Model, Stream
 from ._native import __version__
+from ._native import end as _end
 from ._progress import Progress
 from ._results import Answer, Backend, MemoryUsage, ModelRecord, Notice, Quantized, Report
 
@@ -93,6 +95,9 @@ __all__ = [
     "sweep",
     "validate",
 ]
+
+# Work that a daemon thread leaves behind must not outlive what it computes with.
+atexit.register(_end)
 
 
 def __getattr__(name: str) -> ModuleType:

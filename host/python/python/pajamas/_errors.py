@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple, Type
 
@@ -33,6 +34,10 @@ class PajamasError(Exception):
 
 class ModelNotFoundError(PajamasError, FileNotFoundError):
     """There is no such model, here or on the hub."""
+
+    def __init__(self, message: str, *, kind: str = "model_not_found", hint: Optional[str] = None) -> None:
+        super().__init__(message, kind=kind, hint=hint)
+        self.errno = errno.ENOENT
 
 
 class InvalidModelError(PajamasError, ValueError):
@@ -71,28 +76,62 @@ class QualityTooLowError(PajamasError):
     """Nothing that can be made is good enough, or small enough."""
 
 
-# Flags of the command line, as a hint names them.
-_FLAG = re.compile(r"(?<![\w-])--([a-z]+(?:-[a-z]+)*)(?: ([A-Za-z_]+)=([\w.]+)| ([A-Z]+|[0-9]+))?")
+# Flags of the command line, as its texts name them.
+_FLAG = re.compile(r"(?<![\w-])--([a-z]+(?:-[a-z]+)*)(?: ([A-Za-z_]+)=([\w.]+)| ([A-Z]+|[0-9]+)\b)?")
+_SHORT_FLAG = re.compile(r"-([a-z])(?: ([0-9]+))?$")
+_SHORT = {"m": "method", "o": "output_dir", "n": "name", "b": "backend", "p": "prompt_tokens"}
+# What quantizers call an option.
+_OPTIONS = {
+    "calibration": "calibration",
+    "imatrix": "imatrix",
+    "leave-output-tensor": "leave_output_tensor",
+    "output-tensor-type": "output_tensor_type",
+    "pre-tokenizer": "pre_tokenizer",
+    "pure": "pure",
+    "requantize": "requantize",
+    "tensor-type": "tensor_types",
+    "token-embedding-type": "token_embedding_type",
+}
+_WORDS = {
+    "dry-run": "`forecast`",
+    "force": "force=True",
+    "isolate": "isolated=True",
+    "output": "output_dir",
+    "reference-backend": "backend",
+    "strict": "strict=True",
+}
 
 
-def _in_python(hint: str) -> str:
-    """A hint for the command line as one for Python; commands stay what they are."""
-    hint = hint.replace("run again with `-v`", "run again with RUST_LOG=debug in the environment")
-    parts = hint.split("`")
-    for index in range(1, len(parts), 2):
-        if not parts[index].startswith("pajamas "):
-            parts[index] = _FLAG.sub(_keyword, parts[index])
-    return "`".join(parts)
+def in_python(text: str) -> str:
+    """A text for the command line as one for Python; commands stay what they are."""
+    text = text.replace("run again with `-v`", "run again with RUST_LOG=debug in the environment")
+    text = text.replace("leave only one of `-p 0` and `-n 0`", "leave only one of `prompt_tokens=0` and `generate_tokens=0`")
+    parts = text.split("`")
+    for index, part in enumerate(parts):
+        quoted = index % 2 == 1
+        if not (quoted and part.startswith(("pajamas ", "make "))):
+            parts[index] = _FLAG.sub(_keyword, _SHORT_FLAG.sub(_short, part) if quoted else part)
+    return "`".join(parts).replace("``", "`")
 
 
 def _keyword(flag: re.Match[str]) -> str:
     name, option, value, argument = flag.groups()
     if name == "set":
-        return f"options={{{option!r}: {value}}}" if option else "options"
-    if name == "isolate":
-        return "isolated=True"
-    name = name.replace("-", "_").replace("reference_backend", "backend")
+        # What is in capitals stands for a value.
+        shown = value if value and (value.isdigit() or value.isupper()) else repr(value)
+        return f"options={{{option!r}: {shown}}}" if option else "options"
+    if name in _OPTIONS:
+        return f"options={{{_OPTIONS[name]!r}: …}}"
+    if name in _WORDS:
+        return _WORDS[name]
+    name = name.replace("-", "_")
     return f"{name}={argument}" if argument and argument.isdigit() else name
+
+
+def _short(flag: re.Match[str]) -> str:
+    name, argument = flag.groups()
+    name = _SHORT.get(name, f"-{name}")
+    return f"{name}={argument}" if argument else name
 
 
 _BY_KIND: Dict[str, Type[PajamasError]] = {
@@ -116,7 +155,7 @@ _BY_KIND: Dict[str, Type[PajamasError]] = {
 
 def of(kind: str, message: str, hint: Optional[str]) -> PajamasError:
     """The exception for a failure; the extension module calls it."""
-    return _BY_KIND.get(kind, PajamasError)(message, kind=kind, hint=hint and _in_python(hint))
+    return _BY_KIND.get(kind, PajamasError)(in_python(message), kind=kind, hint=hint and in_python(hint))
 
 
 def _rebuilt(

@@ -6,6 +6,8 @@ import contextlib
 import functools
 import inspect
 import json
+import numbers
+import operator
 import os
 import re
 import threading
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, TypeVar, Union
 
 from . import _native
-from ._errors import PajamasError, UsageError
+from ._errors import UsageError, in_python
 from ._model import Model
 from ._progress import Progress, shown
 from ._results import Backend, ModelRecord, Quantized, Report
@@ -40,6 +42,8 @@ _UNITS.update({"k": 2**10, "kib": 2**10, "m": 2**20, "mib": 2**20, "g": 2**30, "
 def _size(size: Union[int, float, str]) -> int:
     """``6GiB`` in bytes."""
     try:
+        if isinstance(size, bool):
+            raise TypeError
         if isinstance(size, (int, float)):
             value = int(size)
         else:
@@ -47,7 +51,7 @@ def _size(size: Union[int, float, str]) -> int:
             value = int(float(parts[1]) * _UNITS[parts[2]])  # type: ignore[index]
         if 0 < value < 2**64:
             return value
-    except (TypeError, KeyError, ValueError, OverflowError):
+    except (AttributeError, TypeError, KeyError, ValueError, OverflowError):
         pass
     raise UsageError(f"expected a size as in `6GiB` or `500MB`, got {size!r}", kind="usage")
 
@@ -65,13 +69,49 @@ def _partial() -> Iterator[None]:
 
 
 def _texts(options: Optional[Mapping[str, Any]]) -> Dict[str, str]:
-    """Options as a user writes them on the command line."""
-    shown = {True: "true", False: "false"}
-    return {name: shown[value] if isinstance(value, bool) else str(value) for name, value in (options or {}).items()}
+    """Options as a user writes them on the command line; none is as not given."""
+    if not isinstance(options or {}, Mapping):
+        raise TypeError(f"`options` must be a mapping from names to values, got {options!r:.100}")
+    return {name: _text(value) for name, value in (options or {}).items() if value is not None}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Mapping):
+        return ";".join(f"{name}={_text(part)}" for name, part in value.items())
+    if isinstance(value, (list, tuple)):
+        return ";".join(map(_text, value))
+    if isinstance(value, os.PathLike):
+        return path_text(value)
+    if not isinstance(value, (str, numbers.Real)):
+        raise TypeError(f"an option's value is a text, a number, a truth value, a path or several of them, got {value!r:.100}")
+    return str(value)
+
+
+def path_text(path: StrPath) -> str:
+    """A path, or what else names a model, as the extension module takes it."""
+    text = os.fsdecode(path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        hint = "rename it, or work in another folder"
+        raise UsageError(f"the name of a file or folder is not UTF-8: {text!r}", kind="usage", hint=hint) from None
+    return text
+
+
+def _path(path: Optional[StrPath]) -> Optional[str]:
+    return None if path is None else path_text(path)
 
 
 def _several(values: Union[int, Sequence[int]]) -> List[int]:
-    return [values] if isinstance(values, int) else list(values)
+    return [operator.index(value) for value in ([values] if isinstance(values, numbers.Integral) else values)]  # type: ignore[list-item, union-attr]
+
+
+def _at_least_one(name: str, count: Optional[int]) -> Optional[int]:
+    if count is not None and count < 1:
+        raise UsageError(f"`{name}` must be at least 1, got {count!r}", kind="usage")
+    return count
 
 
 def _names(values: Union[None, str, Sequence[str]]) -> List[str]:
@@ -80,6 +120,8 @@ def _names(values: Union[None, str, Sequence[str]]) -> List[str]:
 
 def _report(text: str) -> Report:
     report: Report = json.loads(text)
+    if "notes" in report:
+        report["notes"] = [in_python(note) for note in report["notes"]]
     return report
 
 
@@ -98,19 +140,24 @@ class Installation:
         self,
         *,
         home: Optional[StrPath] = None,
-        plugin_dirs: Sequence[StrPath] = (),
+        plugin_dirs: Union[StrPath, Sequence[StrPath]] = (),
         offline: bool = False,
         threads: Optional[int] = None,
         backend: Optional[str] = None,
     ) -> None:
+        folders = [plugin_dirs] if isinstance(plugin_dirs, (str, os.PathLike)) else plugin_dirs
+        self._home = home
         self._native = _native.Installation(
-            home=None if home is None else os.fspath(home),
-            plugin_dirs=[os.fspath(folder) for folder in plugin_dirs],
+            home=_path(home),
+            plugin_dirs=[path_text(folder) for folder in folders],
             prefix=str(BUNDLE) if BUNDLE.is_dir() else None,
             offline=offline,
             threads=threads,
             backend=backend,
         )
+
+    def __repr__(self) -> str:
+        return f"<pajamas.Installation{'' if self._home is None else f' in {os.fspath(self._home)!r}'}>"
 
     def quantize(
         self,
@@ -121,6 +168,7 @@ class Installation:
         options: Optional[Mapping[str, Any]] = None,
         output_dir: Optional[StrPath] = None,
         name: Optional[str] = None,
+        force: bool = False,
         fit: Union[None, int, float, str] = None,
         max_kld: Optional[float] = None,
         max_degradation: Optional[float] = None,
@@ -136,6 +184,8 @@ class Installation:
         :param format: ``gguf`` (the default) or ``mlx``.
         :param options: options of the method: ``{"calibration": "text.txt"}``.
         :param output_dir: the folder to write to, instead of ``~/.pajamas/models``.
+        :param name: the name of the model, instead of one made of the source's, the method's and the options'.
+        :param force: replace another model of that name.
         :param fit: the largest size allowed, in bytes or as ``"6GiB"``: the best that fits is found by measuring. Not with
             ``method``.
         :param max_kld: the mean KL divergence from the source to allow, in nats: without ``method``, the smallest that keeps
@@ -148,7 +198,8 @@ class Installation:
         :raises QualityTooLowError: when nothing that can be made fits or is good enough. A model that was made by a named
             ``method`` and is not good enough is no exception: see :attr:`Quantized.passed`.
         :raises PajamasError: when making fails, and then nothing is left; or measuring, and then ``made`` of the exception is the
-            :class:`Quantized` that is there all the same.
+            :class:`Quantized` that is there all the same. So it is of an exception that stops the measuring (Ctrl-C, one of a
+            callback).
         """
         with shown(progress) as notice:
             return self._quantize(
@@ -156,13 +207,14 @@ class Installation:
                 method=method,
                 format=format,
                 options=options,
-                output_dir=None if output_dir is None else os.fspath(output_dir),
+                output_dir=_path(output_dir),
                 name=name,
+                force=force,
                 fit=None if fit is None else _size(fit),
                 max_kld=max_kld,
                 max_degradation=max_degradation,
                 measure=validate,
-                text=None if text is None else os.fspath(text),
+                text=_path(text),
                 tokens=tokens,
                 isolated=isolated,
                 on_notice=notice,
@@ -177,7 +229,13 @@ class Installation:
         options: Optional[Mapping[str, Any]] = None,
         progress: Progress = False,
     ) -> Quantized:
-        """What :meth:`quantize` would make, tensor by tensor in ``report``; nothing is written."""
+        """What :meth:`quantize` would make, tensor by tensor in ``report``; nothing is written. Tensors that cannot be made
+        without an importance matrix are in its ``notes``.
+
+        :param method: ``Q4_K_M`` (the default), ``Q8_0``, ….
+        :param format: ``gguf`` (the default); quantizers of other formats may not be able to say.
+        :param options: options of the method, as :meth:`quantize` takes them.
+        """
         with shown(progress) as notice:
             return self._quantize(
                 model, method=method, format=format, options=options, dry_run=True, on_notice=notice
@@ -185,12 +243,13 @@ class Installation:
 
     def _quantize(self, model: ModelReference, *, options: Optional[Mapping[str, Any]], **given: Any) -> Quantized:
         names = ("output_dir", "name", "fit", "max_kld", "max_degradation", "measure", "text", "tokens", "on_notice")
-        arguments = {**dict.fromkeys(names), "isolated": True, "dry_run": False, **given}
+        arguments = {**dict.fromkeys(names), "force": False, "isolated": True, "dry_run": False, **given}
         try:
-            made = self._native.quantize(os.fspath(model), options=_texts(options), **arguments)
-        except PajamasError as error:
-            if error._made is not None:
-                error.made = Quantized._of(json.loads(error._made))
+            made = self._native.quantize(path_text(model), options=_texts(options), **arguments)
+        except BaseException as error:
+            made = error.__dict__.pop("_made", None)
+            if made is not None:
+                error.__dict__["made"] = Quantized._of(json.loads(made))
             raise
         return Quantized._of(json.loads(made))
 
@@ -222,12 +281,12 @@ class Installation:
         """
         with shown(progress) as notice:
             native = self._native.load(
-                os.fspath(model),
+                path_text(model),
                 backend=backend,
                 strict=strict,
                 method=method,
                 context_length=context_length,
-                parallel=parallel,
+                parallel=_at_least_one("parallel", parallel),
                 threads=threads,
                 options=_texts(options),
                 isolated=isolated,
@@ -250,7 +309,9 @@ class Installation:
         progress: Progress = False,
     ) -> Report:
         """Measures how much worse a model is than what it was made from, or than ``reference``. A model that is not good
-        enough is no exception: see ``["verdict"]["passed"]``.
+        enough is no exception: see ``["verdict"]["passed"]``; the verdict is ``None`` where there is nothing to compare with,
+        as for a model outside of ``~/.pajamas/models`` whose source is not named. Of a source itself, the best model that was
+        made of it is measured, and one is made where there is none.
 
         :param reference: what to compare with, instead of what it was made from.
         :param backend: the backend to run both on, where it can.
@@ -263,10 +324,10 @@ class Installation:
         """
         with shown(progress) as notice:
             report = self._native.validate(
-                os.fspath(model),
-                reference=None if reference is None else os.fspath(reference),
+                path_text(model),
+                reference=_path(reference),
                 backend=backend,
-                text=None if text is None else os.fspath(text),
+                text=_path(text),
                 tokens=tokens,
                 window=window,
                 max_kld=max_kld,
@@ -302,12 +363,12 @@ class Installation:
         several = [models] if isinstance(models, (str, os.PathLike)) else models
         with _partial(), shown(progress) as notice:
             report = self._native.benchmark(
-                [os.fspath(model) for model in several],
+                [path_text(model) for model in several],
                 backends=_names(backends),
                 prompt_tokens=_several(prompt_tokens),
                 generate_tokens=_several(generate_tokens),
                 depths=_several(depths),
-                repetitions=repetitions,
+                repetitions=_at_least_one("repetitions", repetitions),
                 method=method,
                 on_notice=notice,
             )
@@ -344,14 +405,14 @@ class Installation:
         """
         with _partial(), shown(progress) as notice:
             report = self._native.sweep(
-                os.fspath(model),
+                path_text(model),
                 methods=_names(methods),
                 formats=_names(formats),
                 keep=keep,
-                text=None if text is None else os.fspath(text),
+                text=_path(text),
                 tokens=tokens,
                 speed=(prompt_tokens, generate_tokens),
-                repetitions=repetitions,
+                repetitions=_at_least_one("repetitions", repetitions),
                 isolated=isolated,
                 on_notice=notice,
             )
@@ -379,7 +440,7 @@ class Installation:
 
     def path_of(self, model: ModelReference) -> Path:
         """The file or folder that a reference means, where it is on this machine."""
-        return Path(self._native.path_of(os.fspath(model)))
+        return Path(self._native.path_of(path_text(model)))
 
 
 _default: Optional[Installation] = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import numbers
+import operator
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -110,14 +111,14 @@ def _options(given: Mapping[str, Any]) -> _Options:
     stops = [stop] if isinstance(stop, str) else list(stop)
     if not all(isinstance(text, str) for text in stops):
         raise TypeError(f"`stop` must be a text or several, got {stop!r}")
-    return _Options(**{**given, "stop": stops, "ignore_eos": bool(given.get("ignore_eos"))})
+    return _Options(**{**given, "stop": [text_of(text) for text in stops], "ignore_eos": bool(given.get("ignore_eos"))})
 
 
 def _messages(conversation: Conversation) -> List[Tuple[str, str]]:
     if isinstance(conversation, str):
-        return [("user", conversation)]
+        return [("user", text_of(conversation))]
     try:
-        messages = [(str(message["role"]), _content(message["content"])) for message in conversation]
+        messages = [(str(message["role"]), text_of(_content(message["content"]))) for message in conversation]
     except (KeyError, TypeError) as error:
         expected = 'expected messages such as {"role": "user", "content": "Hi"}'
         raise TypeError(f"{expected}, got {conversation!r}") from error
@@ -140,19 +141,33 @@ def _content(content: Any) -> str:
 
 def _tokens(tokens: Sequence[int]) -> List[int]:
     """Token ids, NumPy's integers too."""
-    listed = [] if isinstance(tokens, (str, bytes)) else [int(token) for token in tokens]
-    if isinstance(tokens, (str, bytes)) or any(not 0 <= token < 2**32 for token in listed):
+    try:
+        listed = None if isinstance(tokens, (str, bytes)) else [operator.index(token) for token in tokens]
+    except TypeError:
+        listed = None
+    if listed is None or any(not 0 <= token < 2**32 for token in listed):
         raise TypeError(f"expected token ids, as `tokenize` gives them, got {tokens!r:.100}")
     return listed
 
 
+def text_of(text: str) -> str:
+    """``text``, which can be handed on: half of a character cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"this is no text: {text!r:.100}: {error.reason}", kind="usage") from None
+    return text
+
+
 def _prompt(prompt: Union[str, Sequence[int], Sequence[Message]]) -> Union[str, List[int], List[Tuple[str, str]]]:
     if isinstance(prompt, str):
-        return prompt
+        return text_of(prompt)
+    if isinstance(prompt, Mapping):
+        raise TypeError(f"expected a text, tokens or a list of messages, got {prompt!r:.100}")
     parts: List[Any] = list(prompt)
     if parts and isinstance(parts[0], Mapping):
         return _messages(parts)
-    return _tokens(prompt)  # type: ignore[arg-type]
+    return _tokens(parts)
 
 
 class Stream:
@@ -162,6 +177,9 @@ class Stream:
     def __init__(self, native: _native.Stream) -> None:
         self._native = native
         self._answer: Optional[Answer] = None
+
+    def __repr__(self) -> str:
+        return f"<pajamas.Stream ({'going on' if self.answer is None else 'ended'})>"
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -206,7 +224,7 @@ class Model:
 
     def __init__(self, native: _native.Model) -> None:
         self._native = native
-        self._info: Optional[Dict[str, Any]] = None
+        self._info: Optional[str] = None
         self._lock = threading.Lock()
 
     def generate(self, prompt: Union[str, Sequence[int], Sequence[Message]], **options: Unpack[GenerateOptions]) -> Answer:
@@ -218,6 +236,10 @@ class Model:
         """Answers a question or a conversation, through the model's own chat template."""
         return Answer._of(json.loads(self._native.generate(_messages(messages), _options(options))))
 
+    def _stream_chat(self, messages: Conversation, **options: Unpack[GenerateOptions]) -> Stream:
+        """As :meth:`chat`, piece by piece."""
+        return Stream(self._native.stream(_messages(messages), _options(options)))
+
     def stream(self, prompt: Union[str, Sequence[int], Sequence[Message]], **options: Unpack[GenerateOptions]) -> Stream:
         """As :meth:`generate`, piece by piece. Generating begins at once."""
         return Stream(self._native.stream(_prompt(prompt), _options(options)))
@@ -225,7 +247,7 @@ class Model:
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> List[int]:
         """The tokens of a text. ``add_special`` adds what the model wants around one (BOS), ``parse_special`` reads control
         tokens."""
-        return self._native.tokenize(text, add_special=add_special, parse_special=parse_special)
+        return self._native.tokenize(text_of(text), add_special=add_special, parse_special=parse_special)
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         """The text of tokens; what is no UTF-8 becomes U+FFFD."""
@@ -251,8 +273,9 @@ class Model:
         """What it is: ``architecture``, ``parameter_count``, ``context_length``, ``vocabulary_size``, ``chat_templates``, …"""
         with self._lock:
             if self._info is None:
-                self._info = json.loads(self._native.info())
-            return self._info
+                self._info = self._native.info()
+        info: Dict[str, Any] = json.loads(self._info)
+        return info
 
     @property
     def backend(self) -> str:

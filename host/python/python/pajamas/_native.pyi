@@ -6,6 +6,8 @@ from typing import Callable, List, Mapping, Optional, Sequence, Tuple, Union
 
 __version__: str
 
+def end() -> None: ...
+
 _Notice = Optional[Callable[[str, str, str, float], None]]
 _Path = Union[str, PathLike[str]]
 _Prompt = Union[str, Sequence[int], Sequence[Tuple[str, str]]]
@@ -30,6 +32,7 @@ class Installation:
         options: Mapping[str, str],
         output_dir: Optional[_Path],
         name: Optional[str],
+        force: bool,
         fit: Optional[int],
         max_kld: Optional[float],
         max_degradation: Optional[float],

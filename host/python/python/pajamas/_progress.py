@@ -7,6 +7,7 @@ import sys
 import warnings
 from typing import Any, Callable, Optional, Union
 
+from ._errors import in_python
 from ._results import Notice
 
 #: ``True`` shows a bar where tqdm is installed, ``False`` nothing; a function is called with each notice, on the thread that
@@ -18,6 +19,8 @@ class Shown:
     """A context in which notices go where ``progress`` says. Warnings always become Python's."""
 
     def __init__(self, progress: Progress) -> None:
+        if not (callable(progress) or isinstance(progress, bool) or progress is None):
+            raise TypeError(f"`progress` must be True, False or a function, got {progress!r}")
         self._callback = progress if callable(progress) else None
         self._bar: Optional[Any] = _bar() if progress is True else None
 
@@ -29,6 +32,8 @@ class Shown:
             self._bar.close()
 
     def _notice(self, kind: str, text: str, stage: str, fraction: float) -> None:
+        if kind in ("warning", "note"):
+            text = in_python(text)
         if kind == "warning":
             warnings.warn(text, RuntimeWarning, stacklevel=_depth())
         if kind == "alive":
@@ -56,6 +61,9 @@ def _depth() -> int:
 
 
 def _bar() -> Optional[Any]:
+    # A program without a console has nothing to draw on.
+    if sys.stderr is None:
+        return None
     try:
         from tqdm.auto import tqdm
     except ImportError:

@@ -85,6 +85,9 @@ class Answer:
     def __str__(self) -> str:
         return self.text
 
+    def __format__(self, spec: str) -> str:
+        return format(self.text, spec)
+
     @classmethod
     def _of(cls, values: Report) -> Answer:
         return cls(**_known(cls, values))
@@ -145,12 +148,16 @@ class ModelRecord:
     #: Path or id of what it was made from.
     source: str
     size_bytes: int
+    path: Path
     commit: Optional[str] = None
     validation: Optional[Report] = None
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
     @classmethod
     def _of(cls, values: Report) -> ModelRecord:
         file = values["file"]
         extension = "." + values["format"]
         name = file[: -len(extension)] if file.endswith(extension) else file
-        return cls(**{**_known(cls, values), "name": name})
+        return cls(**{**_known(cls, values), "name": name, "path": Path(values["path"])})

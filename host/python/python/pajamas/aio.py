@@ -85,13 +85,20 @@ async def _in_thread(function: Callable[..., T], *arguments: Any, **keywords: An
 
 
 async def _stoppable(function: Callable[..., T], *arguments: Any, progress: Any = False, **keywords: Any) -> T:
-    """Does ``function`` in a thread; it ends soon after the task was cancelled."""
+    """Does ``function`` in a thread. When the task is cancelled, the work is stopped, and what it held is free afterwards."""
     shown = _Stoppable(progress)
     shown.stopped = threading.Event()
+    work = asyncio.ensure_future(_in_thread(function, *arguments, progress=shown, **keywords))
     try:
-        return await _in_thread(function, *arguments, progress=shown, **keywords)
-    except asyncio.CancelledError:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError as cancelled:
         shown.stopped.set()
+        await asyncio.wait([work])
+        stopped = None if work.cancelled() else work.exception()
+        # What was measured, or made, by then.
+        for name in ("partial", "made"):
+            if getattr(stopped, name, None) is not None:
+                setattr(cancelled, name, getattr(stopped, name))
         raise
 
 
@@ -143,6 +150,9 @@ class Installation:
         self._installation = _installation.Installation(
             home=home, plugin_dirs=plugin_dirs, offline=offline, threads=threads, backend=backend
         )
+
+    def __repr__(self) -> str:
+        return repr(self._installation).replace("pajamas.", "pajamas.aio.", 1)
 
     quantize = _awaitable(_installation.Installation.quantize)
     forecast = _awaitable(_installation.Installation.forecast)
@@ -245,6 +255,9 @@ class Model:
         #: The model itself.
         self.model = model
 
+    def __repr__(self) -> str:
+        return repr(self.model).replace("pajamas.", "pajamas.aio.", 1)
+
     async def generate(
         self, prompt: Union[str, Sequence[int], Sequence[Message]], **options: Unpack[GenerateOptions]
     ) -> Answer:
@@ -253,8 +266,7 @@ class Model:
 
     async def chat(self, messages: Conversation, **options: Unpack[GenerateOptions]) -> Answer:
         """As :meth:`pajamas.Model.chat`."""
-        messages = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-        return await _whole(self.model.stream(messages, **options))
+        return await _whole(self.model._stream_chat(messages, **options))
 
     def stream(
         self, prompt: Union[str, Sequence[int], Sequence[Message]], **options: Unpack[GenerateOptions]

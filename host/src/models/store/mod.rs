@@ -73,7 +73,11 @@ pub fn list(config: &Config) -> Vec<Record> {
     let Ok(listing) = std::fs::read_dir(config.models_dir()) else { return Vec::new() };
     let mut paths: Vec<PathBuf> = listing.flatten().map(|entry| entry.path()).collect();
     paths.sort();
-    let shown = |path: &&PathBuf| !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    let shown = |path: &&PathBuf| {
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        // An importance matrix is no model, also where the one that it belongs to is gone.
+        !name.starts_with(b".") && !name.ends_with(b".imatrix.gguf")
+    };
     let mut records: Vec<Record> = paths.iter().filter(shown).filter_map(|path| record(config, path)).collect();
     let companions: Vec<String> = records.iter().flat_map(|record| record.companions.clone()).collect();
     records.retain(|record| !companions.contains(&record.file));

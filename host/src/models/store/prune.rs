@@ -71,22 +71,25 @@ fn useless(record: &Record, kept: &[Record], also: Also, config: &Config) -> Opt
             && (&other.source, &other.format, &other.method, &other.options)
                 == (&record.source, &record.format, &record.method, &record.options)
     };
-    let newer =
-        |other: &&Record| other.fingerprint != record.fingerprint && other.created_unix_s > record.created_unix_s;
-    if also.superseded
-        && let Some(newer) = kept.iter().filter(same).find(newer)
-    {
-        return Some(format!("`{}` is the same of a newer state of the source", newer.name()));
+    let now = |reference: &str| source::resolve(reference, config).and_then(|source| source::fingerprint(&source));
+    if also.superseded && kept.iter().filter(same).any(|other| other.fingerprint != record.fingerprint) {
+        // What was made last may be of an older state.
+        let current = now(&record.source).ok().filter(|current| *current != record.fingerprint);
+        let newer = current.and_then(|current| kept.iter().filter(same).find(|other| other.fingerprint == current));
+        if let Some(newer) = newer {
+            return Some(format!("`{}` is the same of the source as it is now", newer.name()));
+        }
     }
     if also.failed && record.validation.as_ref().is_some_and(|summary| !summary.passed) {
         return Some("it was measured and is not good enough".into());
     }
     if also.stale {
-        let now = source::resolve(&record.reference(), config).and_then(|source| source::fingerprint(&source));
-        return match now {
+        return match now(&record.reference()) {
             Ok(fingerprint) if fingerprint == record.fingerprint => None,
             Ok(_) => Some("its source has changed since".into()),
-            Err(_) => Some("its source is not here any more".into()),
+            Err(Error::ModelNotFound { .. }) => Some("its source is not here any more".into()),
+            // Something is there, and what is not known.
+            Err(_) => None,
         };
     }
     None
@@ -107,6 +110,14 @@ fn leftovers(config: &Config) -> Vec<Useless> {
         if process.and_then(|(_, process)| process.parse().ok()).is_some_and(|process| !process_exists(process)) {
             found.push(useless(path, "an interrupted run left it"));
         } else if name.strip_suffix(".json").is_some_and(|artifact| is_record_of_nothing(config, &path, artifact)) {
+            let record = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+            let beside = record.map_or_else(Vec::new, |record| record.companions).into_iter();
+            let beside = beside.filter(|name| !name.contains(['/', '\\'])).map(|name| dir.join(name));
+            found.extend(
+                beside
+                    .filter(|path| path.is_file())
+                    .map(|path| useless(path, "it belongs to a model that is not there")),
+            );
             found.push(useless(path, "it is the record of a model that is not there"));
         }
     }

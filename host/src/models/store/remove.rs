@@ -56,7 +56,7 @@ impl Removal {
     /// When one is being written: then none is removed. When one cannot be removed: those before it are gone then.
     pub fn carry_out(self, config: &Config) -> Result<()> {
         let lock = |path: &PathBuf| match pipeline::lock(path, config) {
-            Err(Error::Refused { message, .. }) => {
+            Err(Error::Refused { message, .. }) if message.starts_with("another pajamas") => {
                 Err(Error::Refused { message, hint: "wait until it is done, or stop it".into() })
             }
             lock => lock,
