@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     P = ParamSpec("P")
 T = TypeVar("T")
+N = TypeVar("N", int, Optional[int])
 
 #: The programs and plugins that the wheel carries: ``bin`` and ``lib/pajamas/plugins``.
 BUNDLE = Path(__file__).parent / "_bundle"
@@ -105,10 +106,11 @@ def _path(path: Optional[StrPath]) -> Optional[str]:
 
 
 def _several(values: Union[int, Sequence[int]]) -> List[int]:
-    return [operator.index(value) for value in ([values] if isinstance(values, numbers.Integral) else values)]  # type: ignore[list-item, union-attr]
+    listed: List[Any] = [values] if isinstance(values, numbers.Integral) else list(values)  # type: ignore[arg-type]
+    return [operator.index(value) for value in listed]
 
 
-def _at_least_one(name: str, count: Optional[int]) -> Optional[int]:
+def _at_least_one(name: str, count: N) -> N:
     if count is not None and count < 1:
         raise UsageError(f"`{name}` must be at least 1, got {count!r}", kind="usage")
     return count
