@@ -4,9 +4,12 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Held by the owner of the folder that it is in, for as long as it lives.
 const LOCK: &str = "lock";
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A folder that is gone when dropped. What owners left that were killed before that goes when the next is made.
 pub(crate) struct Scratch {
@@ -23,7 +26,7 @@ impl Scratch {
         let parent = parent(config);
         std::fs::create_dir_all(&parent).map_err(Error::io("creating", &parent))?;
         for dir in abandoned(config) {
-            let _ = std::fs::remove_dir_all(dir);
+            let _ = remove(&dir);
         }
         let dir = tempfile::Builder::new().prefix(&format!("{purpose}-")).tempdir_in(&parent);
         let dir = dir.map_err(Error::io("creating a folder in", &parent))?;
@@ -41,11 +44,27 @@ impl Scratch {
     }
 }
 
+/// Removes one, the lock at last: what is left when that is cut short is still known to be abandoned.
+fn remove(dir: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(dir)?.flatten().filter(|entry| entry.file_name() != LOCK) {
+        let path = entry.path();
+        if path.is_dir() { std::fs::remove_dir_all(path)? } else { std::fs::remove_file(path)? }
+    }
+    std::fs::remove_dir_all(dir)
+}
+
 /// Those whose owner is gone.
 pub(crate) fn abandoned(config: &Config) -> impl Iterator<Item = PathBuf> {
     let entries = std::fs::read_dir(parent(config)).into_iter().flatten().flatten();
     let folders = entries.map(|entry| entry.path());
-    folders.filter(|folder| File::open(folder.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok()))
+    folders.filter(|folder| match File::open(folder.join(LOCK)) {
+        Ok(lock) => lock.try_lock().is_ok(),
+        // Its owner was killed before it had one.
+        Err(_) => {
+            let modified = folder.metadata().and_then(|metadata| metadata.modified()).ok();
+            modified.and_then(|time| time.elapsed().ok()).is_some_and(|age| age > DAY)
+        }
+    })
 }
 
 fn parent(config: &Config) -> PathBuf {

@@ -61,6 +61,17 @@ fn a_name_that_was_chosen_is_kept_or_refused() {
     let other = calibration(&home.path().join("other"));
     made(&home, &tiny(), &["-m", "Q4_0", "--calibration", &text]).succeeded();
     made(&home, &tiny(), &["-m", "Q4_0", "--calibration", &other]).failed_with("is there already", "--name");
+    home.run(["quantize", &tiny(), "-m", "Q4_0", "--calibration", &other, "--dry-run"]).succeeded();
+    let search = |text: &str| home.run([&search[..6], &["--calibration", text]].concat());
+    let (found, again) = (path_of(&search(&text)), path_of(&search(&text)));
+    assert_eq!(found, again, "the same search replaces what it found");
+    search(&other).failed_with("is there already", "--name");
+    // What was put there by hand is somebody's, too.
+    std::fs::copy(&found, home.path().join("models/by-hand.gguf")).unwrap();
+    for name in ["by-hand", "By-Hand"] {
+        made(&home, &tiny(), &["-n", name, "-m", "Q4_0"]).failed_with("pajamas did not make it", "--name");
+    }
+    made(&home, &tiny(), &["-n", "x.imatrix", "-m", "Q4_0"]).failed_with("so are importance matrices called", "leave");
 }
 
 #[test]
@@ -149,5 +160,5 @@ fn what_is_asked_for_the_reference_is_not_dropped_in_silence() {
 fn two_words_for_one_option_are_refused() {
     let home = Home::with_gguf_cpu();
     made(&home, &tiny(), &["--pure", "--set", "pure=false"])
-        .misused("`--set pure=…` and `--pure`", "leave one of them out");
+        .misused("`--set pure=…` and the flag", "leave one of them out");
 }

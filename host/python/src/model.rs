@@ -2,7 +2,7 @@
 
 use crate::errors;
 use crate::work::{self, POLL, json};
-use pajamas::{Generate, Message};
+use pajamas::{CancelToken, Generate, Message};
 use pyo3::prelude::*;
 use pyo3::types::PyByteArray;
 use std::ops::Deref;
@@ -154,7 +154,8 @@ impl Model {
 
     fn stream(&self, py: Python<'_>, prompt: Prompt, options: Options) -> PyResult<Stream> {
         let model = self.open(py)?;
-        let stream = options.apply(prompt.begin(&model)).stream();
+        let cancel = CancelToken::from_flag(work::begin()?);
+        let stream = options.apply(prompt.begin(&model)).cancel(cancel).stream();
         Ok(Stream { stop: Box::new(stream.stopper()), stream: Mutex::new(Some(stream)) })
     }
 

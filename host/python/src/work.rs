@@ -36,7 +36,7 @@ pub fn end(py: Python<'_>) {
 }
 
 /// What stops a piece of work, which is going on until it is let go of.
-fn begin() -> PyResult<Arc<AtomicBool>> {
+pub fn begin() -> PyResult<Arc<AtomicBool>> {
     let mut going_on = GOING_ON.lock().unwrap_or_else(PoisonError::into_inner);
     if ENDING.load(Ordering::Relaxed) {
         return Err(PyRuntimeError::new_err("the interpreter is ending"));

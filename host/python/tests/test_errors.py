@@ -55,7 +55,8 @@ def test_they_are_pythons_own_kinds_too():
         ("--context-length 6144", "context_length=6144"),
         ("--calibration TEXT makes one", "options={'calibration': …} makes one"),
         ("--requantize does it all the same", "options={'requantize': …} does it all the same"),
-        ("--dry-run shows all of them", "`forecast` shows all of them"),
+        ("--dry-run shows all of them", "forecast shows all of them"),
+        ("an engine's own --no-mmap 3", "an engine's own --no-mmap 3"),
         ("leave `-m` out", "leave `method` out"),
         ("`-o` names the folder; `--name` names the file", "`output_dir` names the folder; `name` names the file"),
         ("`--force` replaces it", "`force=True` replaces it"),
@@ -67,6 +68,11 @@ def test_they_are_pythons_own_kinds_too():
 )
 def test_hints_are_for_python(hint, here):
     assert pajamas._errors.of("usage", "what happened", hint).hint == here
+
+
+@pytest.mark.parametrize("message", ["there is no model `/data/qwen-b`", "`mistral-7-b` is there: `/src/gpt-4-o`", "`` is --fit"])
+def test_names_in_messages_stay_what_they_are(message):
+    assert pajamas._errors.of("usage", message, None).message == message
 
 
 def test_a_model_whose_measuring_fails_is_there_all_the_same(source, tmp_path):

@@ -123,15 +123,22 @@ import pajamas, sys, threading, time
 model = pajamas.load({model!r}, isolated=False, progress=True)
 def work():
     while True:
-        model.logits([1] * 2000)
+        {work}
 threading.Thread(target=work, daemon=True).start()
 time.sleep(0.3)
 """
 
 
-@pytest.mark.parametrize("before", ["", "sys.stderr = None"])
-def test_the_interpreter_ends_in_the_midst_of_work(made, before):
-    script = RUNS.format(model=str(pathlib.Path(made)), before=before)
+@pytest.mark.parametrize(
+    ("before", "work"),
+    [
+        ("", "model.logits([1] * 2000)"),
+        ("sys.stderr = None", "model.generate('a', max_tokens=2000, ignore_eos=True)"),
+        ("", "list(model.stream('a', max_tokens=2000, ignore_eos=True))"),
+    ],
+)
+def test_the_interpreter_ends_in_the_midst_of_work(made, before, work):
+    script = RUNS.format(model=str(pathlib.Path(made)), before=before, work=work)
     for _ in range(3):
         run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
         assert run.returncode == 0, run

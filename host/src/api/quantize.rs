@@ -5,7 +5,7 @@ use super::open_options;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::models::source::{self, Source};
-use crate::pipeline::{self, Artifact, QuantizeOptions};
+use crate::pipeline::{self, Artifact, Asked, QuantizeOptions};
 use crate::runtime::obtain::Purpose;
 use crate::runtime::open::OpenOptions;
 use crate::search::{self, Goal, Trial};
@@ -241,8 +241,9 @@ impl<'a> Quantize<'a> {
                 // The backend that the user prefers may run other formats only.
                 let config = Config { backend: None, ..config.clone() };
                 let host = Host { config: &config, ..host };
-                let name_of_search = Some(goal.name(&source.name, &self.options));
-                let options = QuantizeOptions { name_of_search, ..self.options.clone() };
+                let name = goal.name(&source.name, &self.options);
+                let asked = Asked { name, options: self.options.options.clone() };
+                let options = QuantizeOptions { search: Some(asked), ..self.options.clone() };
                 let found = search::search(&source, &goal, &options, &host, &self.call.cancel)?;
                 (found.options, Some(Search { reason: found.reason, trials: found.trials }))
             }
@@ -319,6 +320,7 @@ impl<'a> Quantize<'a> {
             tokens: self.tokens_to_read(),
             window: None,
             limits: self.limits(),
+            insisted: false,
             made_now: true,
             stop_at: None,
         };

@@ -45,6 +45,7 @@ impl<'a> Validate<'a> {
             tokens: TOKENS,
             window: None,
             limits: Limits::default(),
+            insisted: false,
             made_now: false,
             stop_at: None,
         };
@@ -68,6 +69,7 @@ impl<'a> Validate<'a> {
     /// How both are opened.
     #[doc(hidden)]
     pub fn opening(mut self, model: OpenOptions, reference: OpenOptions) -> Self {
+        self.options.insisted = reference.backend.is_some();
         (self.options.open, self.options.reference_open) = (model, reference);
         self
     }

@@ -184,7 +184,7 @@ impl Args {
             work = work.set(name, value);
         }
         if let Some((name, _)) = self.set.iter().find(|(name, _)| flags.iter().any(|(flag, _)| flag == name)) {
-            let message = format!("`--set {name}=…` and `--{}` say two things", name.replace('_', "-"));
+            let message = format!("`--set {name}=…` and the flag for the same say two things");
             return Err(Error::Usage { message, hint: "leave one of them out".into() });
         }
         if let Some(dir) = &self.output {

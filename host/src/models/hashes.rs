@@ -1,4 +1,4 @@
-//! SHA-256 sums of a model's files, written as `sha256sum` writes them.
+//! SHA-256 sums of a model's files, written as `sha256sum` writes them: its own, but for a GGUF file that pajamas made.
 
 use super::provenance;
 use super::source::Source;
@@ -17,6 +17,9 @@ const BUFFER_BYTES: usize = 1 << 20;
 pub const SUM_CHARS: usize = 64;
 /// Endings of the files in a folder that make the model.
 const ENDINGS: [&str; 4] = ["safetensors", "json", "model", "jinja"];
+
+/// The other half of some tokenizers.
+const MERGES: &str = "merges.txt";
 
 /// The sums of some files, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,7 +41,12 @@ impl Sums {
         let sums = files.iter().map(|file| {
             let sum = match named_for_its_sum(file).filter(|_| trusted) {
                 Some(sum) => sum,
-                None => sum_without(file, &provenance::validation_room(file), progress, cancel)?,
+                None => {
+                    // What Hugging Face's cache names for its sum is summed up whole, and never written to.
+                    let is_named = named_for_its_sum(file).is_some();
+                    let blanks = if is_named { Vec::new() } else { provenance::validation_room(file) };
+                    sum_without(file, &blanks, progress, cancel)?
+                }
             };
             Ok((file_name(file), sum))
         });
@@ -87,7 +95,8 @@ pub fn files_of(source: &Source) -> Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = listing.flatten().map(|entry| entry.path()).collect();
     files.retain(|file| {
         let hidden = file_name(file).starts_with('.');
-        let wanted = file.extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known));
+        let wanted = file.extension().is_some_and(|ending| ENDINGS.iter().any(|known| ending == *known))
+            || file_name(file) == MERGES;
         wanted && !hidden && file.is_file() && file_name(file) != provenance::FILE
     });
     files.sort();

@@ -107,13 +107,14 @@ pub fn fingerprint(source: &Source) -> Result<String> {
     if let Some((id, commit)) = &source.hub {
         hash.update(format!("hub:{id}@{commit}"));
     } else if source.path.is_dir() {
-        let mut files = hashes::files_of(source)?;
-        if files.is_empty() {
+        let mut files = if [format::HUGGING_FACE, format::MLX].contains(&source.format.as_str()) {
+            hashes::files_of(source)?
+        } else {
             // In a layout of some plugin's own, any file may be part of it.
             let listing = std::fs::read_dir(&source.path).map_err(Error::io("reading", &source.path))?;
-            files = listing.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
-            files.sort();
-        }
+            listing.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect()
+        };
+        files.sort();
         files.iter().for_each(|file| add_file(&mut hash, file));
     } else {
         add_file(&mut hash, &source.path);

@@ -11,6 +11,7 @@ use crate::models::source::{self, Source};
 use crate::models::store::{self, Record};
 use crate::models::{format, provenance};
 use crate::plugins::Candidate;
+use crate::search;
 use crate::worker::client::Worker;
 use crate::worker::protocol::{Reply, Request};
 use find::{find_quantizer, recipes};
@@ -39,14 +40,23 @@ pub struct QuantizeOptions {
     pub output_dir: Option<PathBuf>,
     /// The artifact's name without extension; none makes it from the model's name and the recipe's.
     pub name: Option<String>,
-    /// What is taken for a name where none is given, of what a search finds: it replaces what an earlier one found.
-    pub name_of_search: Option<String>,
+    /// What is searched for, where it is.
+    pub search: Option<Asked>,
     /// Whether an artifact of that name in the store may be replaced also if it is another model, or by another method.
     pub replace: bool,
     /// Options of the recipe, as a user writes them.
     pub options: BTreeMap<String, String>,
     /// Why it is made in this way, to be kept in the artifact under [`provenance::CHOICE`].
     pub evidence: Option<String>,
+}
+
+/// What a search is to find.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The artifact's name, where none is given. What an earlier search for the same found is replaced.
+    pub name: String,
+    /// Options of the user's, which all that is tried has.
+    pub options: BTreeMap<String, String>,
 }
 
 /// What was made.
@@ -92,6 +102,7 @@ pub fn quantize(
     let target = dir.join(plan.target.file_name().unwrap_or_default());
     publish::check_replaceable(&target, plan.recipe.artifact)?;
     let _lock = lock(&target, config)?;
+    plan.check_name(options, config)?;
     let started = Instant::now();
     let partial = Partial::create(&target, dir_is_new)?;
     let output = partial.dir.join(target.file_name().unwrap_or_default());
@@ -138,7 +149,7 @@ pub fn quantize(
             method: plan.recipe.name.clone(),
             source: plan.origin.clone(),
             fingerprint: plan.fingerprint.clone(),
-            commit: source.hub.as_ref().map(|(_, commit)| commit.clone()),
+            commit: plan.commit.clone(),
             size_bytes: store::size_on_disk(&target),
             options: plan.written_options(),
             created_unix_s: now_unix_s(),
@@ -175,6 +186,9 @@ pub fn dry_run(
     cancel: &CancelToken,
 ) -> Result<Artifact> {
     let plan = Plan::new(source, options, candidates, config)?;
+    if options.name.is_some() || options.search.is_some() {
+        plan.check_name(options, config)?;
+    }
     if !plan.recipe.dry_run {
         return Err(Error::Refused {
             message: format!("the quantizer of `{}` cannot say what it would make", plan.candidate.name()),
@@ -203,6 +217,8 @@ struct Plan<'a> {
     provenance: BTreeMap<String, String>,
     /// Path or id of what it is made from, and its fingerprint.
     origin: String,
+    /// The commit, where that is a model of the hub's.
+    commit: Option<String>,
     fingerprint: String,
     target: PathBuf,
     /// Whether that is in the store.
@@ -227,15 +243,16 @@ impl<'a> Plan<'a> {
             ArtifactKind::Folder => String::new(),
             _ => format!(".{}", recipe.format),
         };
-        let name = match (&options.name, &options.name_of_search) {
+        let name = match (&options.name, &options.search) {
             (Some(name), _) => checked_name(name)?,
-            (None, Some(name)) => name.clone(),
+            (None, Some(asked)) => asked.name.clone(),
             (None, None) => default_name(&source.name, &recipe, &chosen),
         };
         let file = format!("{}{extension}", name.strip_suffix(&extension).unwrap_or(&name));
         let store = config.models_dir();
-        let is_store = |dir: &PathBuf| dir.canonicalize().is_ok_and(|dir| store.canonicalize().is_ok_and(|s| s == dir));
-        let other_dir = options.output_dir.as_ref().filter(|dir| !is_store(dir));
+        // It may not be there yet.
+        let real = |dir: &Path| dir.canonicalize().or_else(|_| std::path::absolute(dir)).unwrap_or_else(|_| dir.into());
+        let other_dir = options.output_dir.as_ref().filter(|dir| real(dir) != real(&store));
         let target = match other_dir {
             Some(dir) => dir.join(&file),
             // A name that was chosen is the name, or an error.
@@ -261,29 +278,44 @@ impl<'a> Plan<'a> {
             provenance.insert(provenance::CHOICE.into(), evidence.clone());
         }
         let in_store = other_dir.is_none();
-        let plan = Self { candidate, recipe, options: chosen, provenance, origin, fingerprint, target, in_store };
-        let is_found = options.name.is_none() && options.name_of_search.is_some();
-        if in_store && !options.replace && !is_found {
-            plan.check_name(config)?;
-        }
-        Ok(plan)
+        let commit = source.hub.as_ref().map(|(_, commit)| commit.clone());
+        Ok(Self { candidate, recipe, options: chosen, provenance, origin, commit, fingerprint, target, in_store })
     }
 
     /// Refuses a name in the store that another model has: of something else, or made in another way.
     ///
     /// # Errors
     /// Just then.
-    fn check_name(&self, config: &Config) -> Result<()> {
+    fn check_name(&self, options: &QuantizeOptions, config: &Config) -> Result<()> {
+        if !self.in_store || options.replace {
+            return Ok(());
+        }
         let file = self.target.file_name().unwrap_or_default().to_string_lossy();
         let name = file.strip_suffix(&format!(".{}", self.recipe.format)).unwrap_or(&file);
         let is_same = |other: &Record| {
-            let making = (&other.method, &other.source, &other.options);
-            other.file == file && making == (&self.recipe.name, &self.origin, &self.written_options())
+            other.file == file
+                && (&other.source, &other.commit) == (&self.origin, &self.commit)
+                && match options.search.as_ref().filter(|_| options.name.is_none()) {
+                    // The next search for the same may find another method.
+                    Some(asked) => search::is_found(&config.models_dir().join(&other.file), asked),
+                    None => (&other.method, &other.options) == (&self.recipe.name, &self.written_options()),
+                }
         };
-        let taken = store::list(config).into_iter().find(|other| other.name() == name && !is_same(other));
-        let Some(other) = taken.filter(Record::is_ours) else { return Ok(()) };
+        // Not every file system tells `Mine` from `mine`.
+        let has_name = |other: &Record| match options.name {
+            Some(_) => other.name().eq_ignore_ascii_case(name),
+            None => other.file.eq_ignore_ascii_case(&file),
+        };
+        let taken = store::list(config).into_iter().find(|other| has_name(other) && !is_same(other));
+        let Some(other) = taken else { return Ok(()) };
+        let name = other.name();
+        let what = if other.is_ours() {
+            format!("{} of `{}`", other.method, other.source)
+        } else {
+            "pajamas did not make it, or it was changed since".into()
+        };
         Err(Error::Refused {
-            message: format!("`{name}` is there already: {} of `{}`", other.method, other.source),
+            message: format!("`{name}` is there already: {what}"),
             hint: format!(
                 "choose another name with `--name`; `--force` replaces it, `pajamas models remove {name}` removes it"
             ),
@@ -441,6 +473,12 @@ fn short_name(text: &str) -> String {
 }
 
 fn checked_name(name: &str) -> Result<String> {
+    if name.to_ascii_lowercase().trim_end_matches(".gguf").ends_with(".imatrix") {
+        return Err(Error::Refused {
+            message: format!("`{name}` cannot be a model's name: so are importance matrices called"),
+            hint: "leave `.imatrix` out".into(),
+        });
+    }
     if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\', '\0']) {
         return Err(Error::Refused {
             message: format!("`{name}` cannot be a file name"),

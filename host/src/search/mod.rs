@@ -8,8 +8,9 @@ pub mod decide;
 pub mod ladder;
 
 use crate::error::{Error, Result};
+use crate::models::provenance;
 use crate::models::source::Source;
-use crate::pipeline::{self, QuantizeOptions};
+use crate::pipeline::{self, Asked, QuantizeOptions};
 use crate::runtime::open::OpenOptions;
 use crate::scratch::Scratch;
 use crate::text::size;
@@ -19,7 +20,8 @@ use crate::validate::{self, Host, ValidateOptions};
 use ladder::{CALIBRATION, IMATRIX, Rung};
 use pajamas_plugin_api::{CancelToken, ProgressUpdate};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// What is wanted. With both, the smallest that is good enough is taken, if it fits.
 #[derive(Debug, Clone, Default)]
@@ -141,10 +143,20 @@ pub struct Evidence {
     /// How much perplexity was allowed to grow, if that was said.
     #[serde(default)]
     pub max_degradation: Option<f64>,
+    /// Options that all of them have, as a user writes them.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
     /// Why it is this one.
     pub reason: String,
     /// Everything that was measured, by size.
     pub trials: Vec<Trial>,
+}
+
+/// Whether the model at `path` was found by a search with the options that were `asked` for.
+pub fn is_found(path: &Path, asked: &Asked) -> bool {
+    let told = provenance::read(path).unwrap_or_default();
+    let evidence = told.get(provenance::CHOICE).and_then(|text| serde_json::from_str::<Evidence>(text).ok());
+    evidence.is_some_and(|evidence| evidence.options == asked.options)
 }
 
 /// Finds how to quantize `source` so that it meets `goal`; `options` says what else it must have.
@@ -205,6 +217,7 @@ pub fn search(
         max_bytes: goal.max_bytes,
         max_kld: goal.limits.max_kld,
         max_degradation: goal.limits.max_degradation,
+        options: options.options.clone(),
         reason: reason.clone(),
         trials: trials.clone(),
     };
@@ -369,6 +382,7 @@ impl Search<'_> {
             tokens: self.goal.tokens,
             window: None,
             limits: self.goal.limits,
+            insisted: false,
             made_now: false,
             stop_at: limit,
         };

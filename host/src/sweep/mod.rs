@@ -229,6 +229,9 @@ fn one(
     sweep: &mut Sweep,
     cancel: &CancelToken,
 ) -> Result<Row> {
+    // One that is there already is made anew, and judged as before.
+    let known = store::find(host.config, source, format, method)?.filter(|_| options.keep);
+    let known = known.and_then(|path| store::record_of(host.config, &path)?.validation);
     let scratch = (!options.keep).then(|| Scratch::create("trial", host.config)).transpose()?;
     let quantize = QuantizeOptions {
         format: Some(format.into()),
@@ -248,7 +251,8 @@ fn one(
         text: options.text.clone(),
         tokens: options.tokens,
         window: None,
-        limits: Limits::default(),
+        limits: known.map_or_else(Limits::default, |summary| summary.limits()),
+        insisted: false,
         made_now: true,
         stop_at: None,
     };

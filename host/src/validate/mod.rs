@@ -56,6 +56,8 @@ pub struct ValidateOptions {
     pub window: Option<u32>,
     /// What the candidate must not exceed.
     pub limits: Limits,
+    /// Whether the user named a backend for the reference.
+    pub insisted: bool,
     /// Whether this program has just made the candidate, so that the result belongs to it wherever it lies.
     pub made_now: bool,
     /// Reading ends once it is sure on which side of this the mean KL divergence lies; none reads all.
@@ -134,20 +136,16 @@ pub fn validate(
     options.limits.check()?;
     // What was trained on less is not to be opened with more, only to be warned of that.
     let trained = || u32::try_from(describe::describe(source, host.config).ok()?.context_length_trained?).ok();
-    let context = options
-        .window
-        .or_else(|| trained().filter(|trained| *trained > 0).map(|trained| WINDOW.min(trained)))
-        .or(Some(WINDOW));
-    let open_options = OpenOptions { context_length: context, ..options.open.clone() };
+    let usual = || trained().filter(|trained| *trained > 0).map_or(WINDOW, |trained| WINDOW.min(trained));
+    let context = options.window.unwrap_or_else(usual);
+    let open_options = OpenOptions { context_length: Some(context), ..options.open.clone() };
     let candidate = open::open(source, &open_options, host.candidates, host.config, host.observer, cancel)?;
     // What was made of a source on the hub is not in the hub's cache.
     let hub = source.hub.clone().filter(|_| candidate.path == source.path);
     let finished = Source { path: candidate.path.clone(), hub, ..source.clone() };
     let measured_model = MeasuredModel::new(finished, options.made_now)?;
-    let window = checked_window(options.window, &candidate)?;
-    let reference_options = OpenOptions { context_length: context, ..options.reference_open.clone() };
-    let asked = options.reference_open.backend.as_ref();
-    let insisted = asked.is_some() && asked != host.config.backend.as_ref();
+    let window = checked_window(options.window, context, &candidate)?;
+    let reference_options = OpenOptions { context_length: Some(context), ..options.reference_open.clone() };
     let (reference, no_reference) = match reference {
         Some((name, source)) => {
             let reference = reference::open(source, name, &reference_options, &candidate, host, cancel)?;
@@ -156,7 +154,7 @@ pub fn validate(
         None => match implied_reference(&candidate, &reference_options, host, cancel) {
             Ok(reference) => (Some(reference), String::new()),
             // What was asked for the reference is not to be dropped in silence.
-            Err(error) if is_wrong(&error) || insisted => return Err(error),
+            Err(error) if is_wrong(&error) || options.insisted => return Err(error),
             Err(error) => (None, error.to_string()),
         },
     };
@@ -223,7 +221,7 @@ pub struct Host<'a> {
     pub observer: &'a dyn Observer,
 }
 
-fn checked_window(asked: Option<u32>, candidate: &OpenModel) -> Result<u32> {
+fn checked_window(asked: Option<u32>, context: u32, candidate: &OpenModel) -> Result<u32> {
     let trained = candidate.engine.info().context_length_trained;
     match asked {
         // The first token of a window is only read.
@@ -236,8 +234,8 @@ fn checked_window(asked: Option<u32>, candidate: &OpenModel) -> Result<u32> {
             hint: format!("--window {trained}"),
         }),
         Some(window) => Ok(window),
-        None if trained > 0 => Ok(WINDOW.min(trained)),
-        None => Ok(WINDOW),
+        None if trained > 0 => Ok(context.min(trained)),
+        None => Ok(context),
     }
 }
 

@@ -69,11 +69,17 @@ impl Summary {
         })
     }
 
+    /// What it was judged by.
+    pub fn limits(&self) -> Limits {
+        Limits { max_degradation: Some(self.max_degradation), max_kld: self.max_kld }
+    }
+
     /// As it is written into an artifact.
     fn compact(&self) -> String {
-        let Self { passed, max_degradation: max, tokens: n, top1, .. } = self;
+        let Self { passed, tokens: n, top1, .. } = self;
+        let max = rounded(self.max_degradation);
         let (ppl, kld, kld99) = (self.perplexity_change, self.kld_mean, self.kld_p99);
-        let max_kld = self.max_kld.map_or_else(String::new, |max| format!(r#","max_kld":{max:e}"#));
+        let max_kld = self.max_kld.map_or_else(String::new, |max| format!(r#","max_kld":{}"#, rounded(max)));
         format!(
             r#"{{"passed":{passed},"max":{max},"ppl":{ppl:.2e},"kld":{kld:.2e},"kld99":{kld99:.2e},"top1":{top1:.4},"n":{n}{max_kld}}}"#
         )
@@ -123,8 +129,8 @@ impl Measured {
         let told = provenance::read(&self.source.path).unwrap_or_default();
         let inside = || Summary::from_compact(told.get(provenance::VALIDATION)?);
         let kept = store::record_of(config, &self.source.path).and_then(|record| record.validation).or_else(inside);
-        if let Some(Summary { max_degradation, max_kld, .. }) = kept {
-            return Limits { max_degradation: Some(max_degradation), max_kld };
+        if let Some(kept) = kept {
+            return kept.limits();
         }
         // Of what a search found and nobody could judge.
         let searched = told.get(provenance::CHOICE).and_then(|text| serde_json::from_str::<Evidence>(text).ok());
@@ -179,8 +185,8 @@ mod tests {
     fn a_summary_fits_into_an_artifact_and_comes_back() {
         let summary = Summary {
             passed: false,
-            max_degradation: 0.123_456,
-            max_kld: Some(0.001),
+            max_degradation: 0.006_999_999_999_999_999,
+            max_kld: Some(0.001_234),
             perplexity_change: -1.23e-12,
             kld_mean: 1.19e-2,
             kld_p99: 1.96e-1,
@@ -190,7 +196,7 @@ mod tests {
         };
         let text = summary.compact();
         assert!(text.len() <= provenance::VALIDATION_BYTES, "{} bytes: {text}", text.len());
-        assert_eq!(Summary::from_compact(&text), Some(summary));
+        assert_eq!(Summary::from_compact(&text), Some(Summary { max_degradation: 0.007, ..summary }));
         assert_eq!(Summary::from_compact("{}"), None);
     }
 }

@@ -78,7 +78,7 @@ class QualityTooLowError(PajamasError):
 
 # Flags of the command line, as its texts name them.
 _FLAG = re.compile(r"(?<![\w-])--([a-z]+(?:-[a-z]+)*)(?: ([A-Za-z_]+)=([\w.]+)| ([A-Z]+|[0-9]+)\b)?")
-_SHORT_FLAG = re.compile(r"-([a-z])(?: ([0-9]+))?$")
+_SHORT_FLAG = re.compile(r"^-([a-z])(?: ([\w.]+))?$")
 _SHORT = {"m": "method", "o": "output_dir", "n": "name", "b": "backend", "p": "prompt_tokens"}
 # What quantizers call an option.
 _OPTIONS = {
@@ -93,7 +93,7 @@ _OPTIONS = {
     "token-embedding-type": "token_embedding_type",
 }
 _WORDS = {
-    "dry-run": "`forecast`",
+    "dry-run": "forecast",
     "force": "force=True",
     "isolate": "isolated=True",
     "output": "output_dir",
@@ -102,16 +102,23 @@ _WORDS = {
 }
 
 
-def in_python(text: str) -> str:
-    """A text for the command line as one for Python; commands stay what they are."""
+# Those that Python has by the same name.
+_SAME = (
+    "backend", "context-length", "fit", "format", "generate-tokens", "keep", "max-degradation", "max-kld", "method", "name",
+    "parallel", "prompt-tokens", "reference", "repetitions", "text", "threads", "tokens", "window",
+)  # fmt: skip
+
+
+def in_python(text: str, everywhere: bool = False) -> str:
+    """A text for the command line as one for Python. Commands stay what they are, and so do names and paths: a flag is what
+    stands alone in backticks, or ``everywhere``, which hints have."""
     text = text.replace("run again with `-v`", "run again with RUST_LOG=debug in the environment")
     text = text.replace("leave only one of `-p 0` and `-n 0`", "leave only one of `prompt_tokens=0` and `generate_tokens=0`")
     parts = text.split("`")
     for index, part in enumerate(parts):
-        quoted = index % 2 == 1
-        if not (quoted and part.startswith(("pajamas ", "make "))):
-            parts[index] = _FLAG.sub(_keyword, _SHORT_FLAG.sub(_short, part) if quoted else part)
-    return "`".join(parts).replace("``", "`")
+        if part.startswith("-") if index % 2 == 1 else everywhere:
+            parts[index] = _FLAG.sub(_keyword, _SHORT_FLAG.sub(_short, part))
+    return "`".join(parts)
 
 
 def _keyword(flag: re.Match[str]) -> str:
@@ -124,14 +131,17 @@ def _keyword(flag: re.Match[str]) -> str:
         return f"options={{{_OPTIONS[name]!r}: …}}"
     if name in _WORDS:
         return _WORDS[name]
+    if name not in _SAME:
+        return flag[0]
     name = name.replace("-", "_")
     return f"{name}={argument}" if argument and argument.isdigit() else name
 
 
 def _short(flag: re.Match[str]) -> str:
     name, argument = flag.groups()
-    name = _SHORT.get(name, f"-{name}")
-    return f"{name}={argument}" if argument else name
+    if name not in _SHORT:
+        return flag[0]
+    return f"{_SHORT[name]}={argument}" if argument and argument.isdigit() else _SHORT[name]
 
 
 _BY_KIND: Dict[str, Type[PajamasError]] = {
@@ -155,7 +165,7 @@ _BY_KIND: Dict[str, Type[PajamasError]] = {
 
 def of(kind: str, message: str, hint: Optional[str]) -> PajamasError:
     """The exception for a failure; the extension module calls it."""
-    return _BY_KIND.get(kind, PajamasError)(in_python(message), kind=kind, hint=hint and in_python(hint))
+    return _BY_KIND.get(kind, PajamasError)(in_python(message), kind=kind, hint=hint and in_python(hint, everywhere=True))
 
 
 def _rebuilt(

@@ -77,18 +77,24 @@ def _pool() -> ThreadPoolExecutor:
     return _threads
 
 
-async def _in_thread(function: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
-    """As ``asyncio.to_thread``, in a thread of this package's."""
+def _begin(function: Callable[..., T], *arguments: Any, **keywords: Any) -> asyncio.Future[T]:
+    """Begins ``function`` in a thread of this package's."""
     context = contextvars.copy_context()
     call = functools.partial(context.run, function, *arguments, **keywords)
-    return await asyncio.get_running_loop().run_in_executor(_pool(), call)
+    return asyncio.get_running_loop().run_in_executor(_pool(), call)
+
+
+async def _in_thread(function: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
+    """As ``asyncio.to_thread``."""
+    return await _begin(function, *arguments, **keywords)
 
 
 async def _stoppable(function: Callable[..., T], *arguments: Any, progress: Any = False, **keywords: Any) -> T:
     """Does ``function`` in a thread. When the task is cancelled, the work is stopped, and what it held is free afterwards."""
     shown = _Stoppable(progress)
     shown.stopped = threading.Event()
-    work = asyncio.ensure_future(_in_thread(function, *arguments, progress=shown, **keywords))
+    # No task, which the loop's end would cancel while the thread goes on.
+    work = _begin(function, *arguments, progress=shown, **keywords)
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError as cancelled:
@@ -142,7 +148,7 @@ class Installation:
         self,
         *,
         home: Optional[StrPath] = None,
-        plugin_dirs: Sequence[StrPath] = (),
+        plugin_dirs: Union[StrPath, Sequence[StrPath]] = (),
         offline: bool = False,
         threads: Optional[int] = None,
         backend: Optional[str] = None,

@@ -74,9 +74,9 @@ pub fn list(config: &Config) -> Vec<Record> {
     let mut paths: Vec<PathBuf> = listing.flatten().map(|entry| entry.path()).collect();
     paths.sort();
     let shown = |path: &&PathBuf| {
-        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
         // An importance matrix is no model, also where the one that it belongs to is gone.
-        !name.starts_with(b".") && !name.ends_with(b".imatrix.gguf")
+        !name.starts_with('.') && !name.ends_with(".imatrix.gguf")
     };
     let mut records: Vec<Record> = paths.iter().filter(shown).filter_map(|path| record(config, path)).collect();
     let companions: Vec<String> = records.iter().flat_map(|record| record.companions.clone()).collect();

@@ -73,11 +73,14 @@ fn useless(record: &Record, kept: &[Record], also: Also, config: &Config) -> Opt
     };
     let now = |reference: &str| source::resolve(reference, config).and_then(|source| source::fingerprint(&source));
     if also.superseded && kept.iter().filter(same).any(|other| other.fingerprint != record.fingerprint) {
-        // What was made last may be of an older state.
-        let current = now(&record.source).ok().filter(|current| *current != record.fingerprint);
-        let newer = current.and_then(|current| kept.iter().filter(same).find(|other| other.fingerprint == current));
-        if let Some(newer) = newer {
-            return Some(format!("`{}` is the same of the source as it is now", newer.name()));
+        let current = now(&record.source).ok();
+        let is_current = |other: &&Record| current.as_ref() == Some(&other.fingerprint);
+        // What was made last may be of an older state: that counts only where nothing is of the state as it is now.
+        let last =
+            |other: &&Record| other.fingerprint != record.fingerprint && other.created_unix_s > record.created_unix_s;
+        let newer = kept.iter().filter(same).find(is_current).or_else(|| kept.iter().filter(same).find(last));
+        if let Some(newer) = newer.filter(|newer| newer.fingerprint != record.fingerprint) {
+            return Some(format!("`{}` is the same of a newer state of the source", newer.name()));
         }
     }
     if also.failed && record.validation.as_ref().is_some_and(|summary| !summary.passed) {
