@@ -82,7 +82,7 @@ mod tests {
         let dead = parent(&config).join("trial-dead");
         std::fs::create_dir_all(&dead).unwrap();
         std::fs::write(dead.join(LOCK), "").unwrap();
-        assert_eq!(abandoned(&config).collect::<Vec<_>>(), [dead.clone()]);
+        assert_eq!(abandoned(&config).collect::<Vec<_>>(), std::slice::from_ref(&dead));
         let living = Scratch::create("trial", &config).unwrap();
         assert!(!dead.exists());
         let other = Scratch::create("trial", &config).unwrap();
