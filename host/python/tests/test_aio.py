@@ -24,6 +24,8 @@ def test_tasks_share_a_model_and_the_loop_goes_on(made):
             ticking = asyncio.create_task(tick())
             questions = [f"What is the capital of {country}?" for country in ("France", "Italy", "Spain")]
             answers = await asyncio.gather(*(model.chat(question, temperature=0) for question in questions))
+            # Long enough for the loop to be seen going on, also on a busy machine.
+            await model.generate("a", max_tokens=500, ignore_eos=True)
             pieces = [piece async for piece in model.stream([{"role": "user", "content": QUESTION}], temperature=0)]
             ticking.cancel()
             assert model.backend == "gguf-cpu" and model.info["vocabulary_size"] > 0
@@ -92,7 +94,7 @@ def test_cancelling_long_work_stops_it(source, tmp_path):
 
     # Ending the loop waits for its threads.
     started = time.monotonic()
-    assert asyncio.run(main()) < 5
+    assert asyncio.run(main()) < 20
     assert time.monotonic() - started < 30
 
 
