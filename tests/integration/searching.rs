@@ -70,6 +70,11 @@ fn the_best_that_fits_is_found() {
     assert_eq!(chosen.len(), 1);
     assert_eq!((number(&chosen[0]["kld"]), &chosen[0]["method"]), (least, &value["method"]));
     assert!(trials.iter().any(|trial| trial["tensor_types"] != ""), "some tensors were raised: {trials:?}");
+    // Between the only method that fits, which is not good enough, and the next, which is too large.
+    let both = quantize(&home, &["--fit", "1.5MiB", "--max-kld", "0.01", "--json"]).json();
+    let chosen = both["search"]["trials"].as_array().unwrap().iter().find(|trial| trial["good"] == true).unwrap();
+    assert!(number(&both["output_bytes"]) <= 1.5 * 1024.0 * 1024.0 && number(&chosen["kld"]) <= 0.01, "{both:#}");
+    assert!(chosen["method"] == "Q2_K" && chosen["tensor_types"] != "", "{chosen}");
 }
 
 #[test]

@@ -107,11 +107,12 @@ impl Trial {
     /// What was measured, for people; judged where there was a limit.
     fn describe(&self, max_kld: Option<f64>) -> String {
         format!(
-            "{}: {}, mean KL divergence {} ± {} on {} positions{}",
+            "{}: {}, mean KL divergence {} ± {} on {}{} positions{}",
             ladder::name(&self.method, &self.tensor_types),
             size(self.size_bytes),
             short(self.kld),
             short(self.kld_error),
+            if self.whole { "all " } else { "" },
             self.tokens,
             match max_kld {
                 Some(_) if self.good => ": good enough",
@@ -182,8 +183,10 @@ pub fn search(
         Some(max) => {
             let mut rungs = fitting;
             let mut first = search.halve(&rungs, max)?;
-            if let (Some(below), Some(good)) = (first.checked_sub(1), rungs.get(first)) {
-                let between = ladder::between(&rungs[below], good, source, options, host, cancel)?;
+            // Where nothing that fits is good, what does not fit may still lend some of its tensors.
+            if let (Some(below), Some(above)) = (first.checked_sub(1), rungs.get(first).or(too_large.first())) {
+                let mut between = ladder::between(&rungs[below], above, source, options, host, cancel)?;
+                between.retain(|rung| goal.fits(rung));
                 let found = search.halve(&between, max)?;
                 rungs.splice(first..first, between);
                 first += found;
@@ -244,15 +247,16 @@ fn nothing_fits(goal: &Goal, rungs: &[Rung], options: &QuantizeOptions) -> Error
     let bytes = goal.max_bytes.unwrap_or(0);
     // No model is that small.
     let unit = if bytes < 1024 { " (a size without a unit is one in bytes: `6GiB` has one)" } else { "" };
-    let smallest = size(rungs.first().map_or(0, |rung| rung.size_bytes));
+    let smallest = rungs.first().map_or(0, |rung| rung.size_bytes);
     let more = if ladder::has_importance(options) {
         ""
     } else {
         "; some that need an importance matrix are smaller (`--calibration TEXT`)"
     };
     Error::QualityTooLow(format!(
-        "nothing fits into {}{unit}: the smallest that is worth making takes {smallest}{more}",
-        size(bytes)
+        "nothing fits into {}{unit}: the smallest that is worth making takes {} ({smallest} bytes){more}",
+        size(bytes),
+        size(smallest)
     ))
 }
 
