@@ -11,8 +11,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-/// What stops each piece of work that is going on.
-static GOING_ON: Mutex<Vec<Weak<AtomicBool>>> = Mutex::new(Vec::new());
+/// What stops each piece of work that is going on, with the process that does it: one that was forked off has none of it.
+static GOING_ON: Mutex<Vec<(u32, Weak<AtomicBool>)>> = Mutex::new(Vec::new());
 /// Whether the interpreter is about to end.
 static ENDING: AtomicBool = AtomicBool::new(false);
 /// How long the interpreter's end waits for work to stop.
@@ -26,6 +26,8 @@ pub fn end(py: Python<'_>) {
         ENDING.store(true, Ordering::Relaxed);
         std::mem::take(&mut *going_on)
     };
+    let own = |(process, stop)| (process == std::process::id()).then_some(stop);
+    let going_on: Vec<Weak<AtomicBool>> = going_on.into_iter().filter_map(own).collect();
     going_on.iter().filter_map(Weak::upgrade).for_each(|stop| stop.store(true, Ordering::Relaxed));
     let started = Instant::now();
     py.detach(|| {
@@ -42,8 +44,8 @@ pub fn begin() -> PyResult<Arc<AtomicBool>> {
         return Err(PyRuntimeError::new_err("the interpreter is ending"));
     }
     let stop = Arc::new(AtomicBool::new(false));
-    going_on.retain(|stop| stop.strong_count() > 0);
-    going_on.push(Arc::downgrade(&stop));
+    going_on.retain(|(_, stop)| stop.strong_count() > 0);
+    going_on.push((std::process::id(), Arc::downgrade(&stop)));
     Ok(stop)
 }
 

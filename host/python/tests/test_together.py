@@ -117,6 +117,22 @@ def test_one_folder_of_plugins_is_a_folder(tmp_path):
         pajamas.load("x", progress="yes")
 
 
+FORKS = """
+import os, pajamas, sys, time
+stream = pajamas.load({model!r}, isolated=False).stream("a", max_tokens=100_000, ignore_eos=True)
+started = time.monotonic()
+if os.fork() == 0:
+    sys.exit()
+os.wait()
+assert time.monotonic() - started < 4
+"""
+
+
+def test_a_forked_process_does_not_wait_for_its_parents_work(made, child):
+    run = child(FORKS.format(model=str(pathlib.Path(made))))
+    assert run.returncode == 0, run
+
+
 RUNS = """
 import pajamas, sys, threading, time
 {before}
